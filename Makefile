@@ -1,0 +1,54 @@
+# The verbs of this project; each sets up what it needs by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES ?=
+
+.PHONY: help setup setup-dev demo train test check format bench clean
+
+help: ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+setup: .venv/.setup ## .venv with gpt2 in it
+
+setup-dev: .venv/.setup-dev ## the same with the test tools
+
+demo: .venv/.setup ## train on Python's own manuals, plot, generate
+	$(BIN)/gpt2 train python-docs --config configs/demo.toml
+	@echo
+	$(BIN)/gpt2 generate "$$(ls -td runs/demo*/ | head -n 1)" "Q: What does" --max-tokens 80 --seed 1
+
+train: .venv/.setup ## train on data/, or on SOURCES="a.txt b.csv"
+	$(BIN)/gpt2 train $(SOURCES)
+
+test: .venv/.setup-dev ## all tests
+	$(BIN)/python -m pytest -n 2
+
+check: .venv/.setup-dev ## format, lint, types, layers, the commands in the documentation
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/test_documentation.py
+
+format: .venv/.setup-dev ## mend what a program can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/.setup-dev ## measure against other implementations: benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/run.py
+
+clean: ## remove the environment and caches; runs/ and data/ stay
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv .venv
+
+.venv/.setup: .venv/bin/python requirements.txt pyproject.toml
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.setup-dev: .venv/.setup requirements-dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
+	@touch $@

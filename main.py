@@ -1,0 +1,8 @@
+"""`python main.py …` is `gpt2 train …`."""
+
+import sys
+
+from gpt2.cli import main
+
+if __name__ == "__main__":
+    main(["train", *sys.argv[1:]])

@@ -1,0 +1,138 @@
+"""The command line: a command → its recipe, imported only then. A user's mistake is one message and exit code 2."""
+
+import time
+
+STARTED = time.monotonic()  # before the imports below: a run's seconds count them
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from gpt2.config.commands import (
+    ChatSettings,
+    CorpusSettings,
+    GenerateSettings,
+    PlotSettings,
+    TrainSettings,
+)
+from gpt2.config.load import command_line, nearest, overlay, read_toml, validate
+from gpt2.config.schema import Section, Settings
+from gpt2.console import fail, say
+from gpt2.errors import ConfigError, UserError
+from gpt2.files import disk_error
+
+
+def _train(argv: Sequence[str]) -> None:
+    typed = command_line(TrainSettings, argv, "gpt2 train", positional=["sources"])
+    config, resume = typed.pop("config", None), typed.pop("resume", None)
+    if resume is not None:
+        if typed or config:
+            raise ConfigError(
+                "--resume goes on with the settings that the run began with; nothing else can be given with it.",
+                f"Leave the rest out: gpt2 train --resume {resume}",
+            )
+        from gpt2.recipes.train import resume as resume_run
+
+        resume_run(resume, STARTED)
+        return
+    settings = validate(Settings, typed)  # a typed mistake is answered as typed, before the file's are
+    if config is not None:
+        path = Path(config)
+        from_file = read_toml(path)
+        validate(Settings, from_file, origin=str(path))
+        settings = validate(Settings, overlay(from_file, typed))
+    from gpt2.recipes.train import train
+
+    train(settings, STARTED, name_hint=Path(config).stem if config else None)
+
+
+def _generate(argv: Sequence[str]) -> None:
+    typed = command_line(GenerateSettings, argv, "gpt2 generate", positional=["run", "prompt"])
+    settings = validate(GenerateSettings, typed)
+    from gpt2.recipes.generate import generate
+
+    generate(settings)
+
+
+def _chat(argv: Sequence[str]) -> None:
+    settings = validate(ChatSettings, command_line(ChatSettings, argv, "gpt2 chat", positional=["run"]))
+    from gpt2.recipes.chat import chat
+
+    chat(settings)
+
+
+def _plot(argv: Sequence[str]) -> None:
+    settings = validate(PlotSettings, command_line(PlotSettings, argv, "gpt2 plot", positional=["runs"]))
+    from gpt2.recipes.plot import plot
+
+    plot(settings)
+
+
+def _corpus(argv: Sequence[str]) -> None:
+    settings = validate(CorpusSettings, command_line(CorpusSettings, argv, "gpt2 corpus", positional=["folder"]))
+    from gpt2.recipes.corpus import write_corpus
+
+    write_corpus(settings)
+
+
+class Command(NamedTuple):
+    """A word after `gpt2`."""
+
+    run: Callable[[Sequence[str]], None]
+    schema: type[Section]
+
+
+COMMANDS = {
+    "train": Command(_train, TrainSettings),
+    "generate": Command(_generate, GenerateSettings),
+    "chat": Command(_chat, ChatSettings),
+    "plot": Command(_plot, PlotSettings),
+    "corpus": Command(_corpus, CorpusSettings),
+}
+
+
+def overview() -> str:
+    """The commands, a line each."""
+    lines = [f"  gpt2 {name:<9} {command.schema.__doc__}" for name, command in COMMANDS.items()]
+    return "\n".join(["From your own text and tables to a GPT-2 that you trained.", "", *lines, "", _MORE])
+
+
+_MORE = "Options of a command, with defaults and units: gpt2 COMMAND --help"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command line and leave with its exit code: 0, 2 for what the user can mend, 130 after Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        _dispatch(argv)
+    except UserError as error:
+        fail(error.what, error.fix)
+        raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `| head` does
+            raise SystemExit(0) from None
+        if error.errno is None:
+            raise
+        shown = disk_error(error, "working")
+        fail(shown.what, shown.fix)
+        raise SystemExit(shown.exit_code) from None
+    except KeyboardInterrupt:
+        say("Stopped.")
+        raise SystemExit(130) from None
+
+
+def _dispatch(argv: Sequence[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        sys.stdout.write(overview() + "\n")
+        return
+    if argv[0] == "--version":
+        from gpt2 import __version__
+
+        sys.stdout.write(f"gpt2-from-scratch {__version__}\n")
+        return
+    if argv[0] not in COMMANDS:
+        guess = nearest(argv[0], list(COMMANDS))
+        fix = f"Did you mean gpt2 {guess}?" if guess else f"Commands: {', '.join(COMMANDS)}."
+        raise ConfigError(f"There is no command {argv[0]!r}.", fix)
+    COMMANDS[argv[0]].run(argv[1:])

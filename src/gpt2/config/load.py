@@ -1,0 +1,190 @@
+"""Defaults < TOML file < command line: read as plain values, laid over each other, then checked once by the schema.
+
+tyro parses the command line and writes the help, pydantic judges the values. tyro sees every value as text: so a wrong
+one gets the same message whether it stood in a file or on the command line, and only what was typed overrides the file.
+"""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from gpt2.errors import ConfigError
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """The name that `name` was most likely meant to be, or nothing."""
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return found[0] if found else ""
+
+
+def choices(field: FieldInfo) -> tuple[str, ...]:
+    """The words that a setting can be, where it is one of a few."""
+    return typing.get_args(field.annotation) if typing.get_origin(field.annotation) is Literal else ()
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file.
+
+    Raises:
+        ConfigError: there is no such file, or it is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        there = sorted(str(file) for file in path.parent.glob("*.toml"))
+        fix = f"There are: {', '.join(there)}." if there else "Give the path of a TOML file."
+        raise ConfigError(f"No configuration file {path}.", fix) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path} cannot be read as TOML: {error}.", "Mend that line.") from None
+
+
+def overlay(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """`lower` with every value of `upper` in its place, table by table."""
+    result = dict(lower)
+    for key, value in upper.items():
+        below = result.get(key)
+        result[key] = overlay(below, value) if isinstance(value, Mapping) and isinstance(below, Mapping) else value
+    return result
+
+
+def validate(schema: type[Schema], values: Mapping[str, Any], origin: str = "") -> Schema:
+    """Values → settings.
+
+    Raises:
+        ConfigError: names every setting that is unknown (with the nearest known one) or has a wrong value.
+    """
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        problems = [_problem(schema, problem) for problem in error.errors(include_url=False)]
+        prefix = f"{origin}: " if origin else ""
+        fixes = dict.fromkeys(fix for _, fix in problems if fix)
+        raise ConfigError("\n".join(prefix + what for what, _ in problems), "\n".join(fixes)) from None
+
+
+def _problem(schema: type[BaseModel], problem: Any) -> tuple[str, str]:
+    """One pydantic error as (what, fix)."""
+    path = [str(part) for part in problem["loc"]]
+    name = ".".join(part.replace("_", "-") for part in path if not part.isdigit() and "[" not in part)
+    if problem["type"] == "extra_forbidden":
+        owner: Any = schema
+        for part in path[:-1]:
+            owner = owner.model_fields[part].annotation
+        known = list(owner.model_fields)
+        guess = nearest(path[-1].replace("-", "_"), known)
+        prefix = ".".join([*path[:-1], ""])
+        return (
+            f"There is no setting {name}.",
+            f"Did you mean {prefix}{guess}?" if guess else f"Known: {', '.join(known)}.",
+        )
+    given = problem["input"]
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return (f"{name}: {message}." if name else f"{message}."), ""
+    if problem["type"] == "literal_error":
+        words = problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        guess = nearest(str(given), words)
+        return f"{name}: {given!r} is none of {', '.join(words)}.", f"Did you mean {guess}?" if guess else ""
+    wanted = {
+        "int_parsing": "a whole number is needed",
+        "int_type": "a whole number is needed",
+        "int_from_float": "a whole number is needed",
+        "float_parsing": "a number is needed",
+        "float_type": "a number is needed",
+        "finite_number": "a finite number is needed",
+        "bool_parsing": "true or false is needed",
+        "missing": "is needed",
+    }.get(problem["type"], message.replace("Input should be", "must be"))
+    return f"{name}: {wanted}" + (f", not {given!r}." if problem["type"] != "missing" else "."), ""
+
+
+def command_line(
+    schema: type[BaseModel], argv: Sequence[str], prog: str, positional: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What was typed, as nested values; what was not typed is absent.
+
+    Prints help and leaves with 0 on --help; leaves with 2 on an unknown option, naming the nearest one.
+    """
+    import tyro  # 0.1 s, needed only where a command line is parsed
+
+    mirror = _as_text(schema, tuple(positional))
+    parsed = tyro.cli(mirror, args=list(argv), prog=prog, description=schema.__doc__)
+    return _given(parsed)
+
+
+def _as_text(schema: type[BaseModel], positional: tuple[str, ...]) -> Any:
+    """A dataclass with the schema's names and help, where every value is text and absent unless typed."""
+    import tyro
+
+    fields: list[Any] = []
+    for name, field in schema.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            section = _as_text(annotation, ())
+            fields.append((name, section, dataclasses.field(default_factory=section)))
+            continue
+        metavar, many = _metavar(field)
+        hint = "(required)" if field.is_required() else f"(default: {_shown(field.default)})"
+        if field.default is None:
+            hint = ""
+        options = tyro.conf.arg(metavar=metavar, help=field.description, help_behavior_hint=hint)
+        kind: Any = tuple[str, ...] if many else str
+        if name in positional:
+            kind = tyro.conf.Positional[kind]
+        default: Any = dataclasses.field(default=() if many else _ABSENT)
+        if field.is_required():
+            default = dataclasses.field()
+        fields.append((name, Annotated[kind, options], default))
+    made = dataclasses.make_dataclass(schema.__name__, fields, kw_only=True)
+    made.__doc__ = schema.__doc__
+    return made
+
+
+_ABSENT = "\0absent"  # no argument of a process can hold this character
+
+
+def _metavar(field: FieldInfo) -> tuple[str, bool]:
+    """How a value is shown in the help, and whether there can be several."""
+    words = choices(field)
+    if words:
+        return "{" + ",".join(words) + "}", False
+    annotation: Any = field.annotation
+    parts = [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        parts = [part for part in typing.get_args(annotation) if part is not types.NoneType]
+    kind = parts[0]
+    if typing.get_origin(kind) is Annotated:
+        kind = typing.get_args(kind)[0]
+    many = typing.get_origin(kind) is tuple
+    return {int: "N", float: "X", bool: "{true,false}"}.get(kind, "TEXT" if not many else "TEXT ..."), many
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, tuple):
+        return " ".join(map(str, default)) or "none"
+    if isinstance(default, bool):
+        return str(default).lower()
+    return str(default) if default != "" else "empty"
+
+
+def _given(parsed: Any) -> dict[str, Any]:
+    """The typed values of a parsed mirror, nested as in the schema."""
+    result: dict[str, Any] = {}
+    for field in dataclasses.fields(parsed):
+        value = getattr(parsed, field.name)
+        if dataclasses.is_dataclass(value):
+            if below := _given(value):
+                result[field.name] = below
+        elif value != _ABSENT and value != ():
+            result[field.name] = value
+    return result

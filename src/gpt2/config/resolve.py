@@ -1,0 +1,94 @@
+"""What the settings leave open, chosen from the data and the machine. Pure functions: numbers in, settings out."""
+
+import math
+
+from gpt2.config.presets import PRESETS
+from gpt2.config.schema import ModelSettings, Settings
+from gpt2.errors import ConfigError
+
+GPT2_VOCABULARY_FROM = 20_000_000
+"""Bytes of text from which GPT-2's own vocabulary is worth its 50,257 rows; below, one learned from the text."""
+
+
+def resolve_tokenizer(spec: str, text_bytes: int) -> str:
+    """`auto` → gpt2 for large text, else a BPE of 512 to 8,192 ids that grows with the text.
+
+    About 256 bytes of text for each id: at 1 MB that is bpe:4096, where each id is still seen a hundred times.
+    """
+    if spec != "auto":
+        return spec
+    if text_bytes >= GPT2_VOCABULARY_FROM:
+        return "gpt2"
+    ids = 2 ** round(math.log2(max(text_bytes, 1) / 256))
+    return f"bpe:{min(8192, max(512, ids))}"
+
+
+def resolve_model(model: ModelSettings) -> ModelSettings:
+    """Fill the open sizes from the preset.
+
+    Raises:
+        ConfigError: the heads do not divide the width.
+    """
+    preset = PRESETS[model.preset]
+    sizes = {name: getattr(model, name) or getattr(preset, name) for name in preset._fields}
+    if sizes["n_embd"] % sizes["n_head"]:
+        fitting = [str(n) for n in range(1, sizes["n_embd"] + 1) if sizes["n_embd"] % n == 0]
+        raise ConfigError(
+            f"model.n-embd is {sizes['n_embd']}, which {sizes['n_head']} heads (model.n-head) do not divide.",
+            f"Heads that divide it: {', '.join(fitting)}.",
+        )
+    return model.model_copy(update=sizes)
+
+
+def resolve_learning_rate(n_embd: int) -> float:
+    """Peak rate of AdamW by width: 3e-3 at 128, falling with the square root of the width (1.2e-3 at 768)."""
+    return float(f"{3e-3 * math.sqrt(128 / n_embd):.2g}")
+
+
+def resolve_micro_batch(model: ModelSettings, vocab_size: int, batch_size: int, memory: int) -> int:
+    """Most sequences whose activations fit `memory` bytes, at most the batch.
+
+    A token keeps about 34·C·L numbers of two bytes (Korthikanti et al. 2022, section 4, without attention's
+    matrix), here counted with four, and its logits three times (themselves, their softmax, their gradient).
+    """
+    assert model.n_layer and model.n_embd and model.context_length, "resolve the model first"
+    per_token = 4 * (17 * model.n_embd * model.n_layer + 3 * vocab_size)
+    return max(1, min(batch_size, memory // (per_token * model.context_length)))
+
+
+def resolve_training(settings: Settings, windows: int, vocab_size: int, memory: int) -> Settings:
+    """Fill the open numbers of a run.
+
+    Without steps or epochs: ten passes over the data, but no fewer than 1,000 steps (small text needs more passes
+    to be learned at all) and no more than 10,000. Validation at each epoch's end, and twenty times a run.
+
+    Args:
+        settings: with the model resolved.
+        windows: training windows of an epoch.
+        vocab_size: ids of the tokenizer.
+        memory: bytes to plan the activations into.
+    """
+    train, model = settings.train, settings.model
+    per_epoch = windows / train.batch_size  # optimizer steps of an epoch, not whole
+    if train.steps is not None:
+        steps = train.steps
+    elif train.epochs is not None:
+        steps = max(1, math.ceil(train.epochs * per_epoch))
+    else:
+        steps = min(10_000, max(1_000, math.ceil(10 * per_epoch)))
+    assert model.n_embd, "resolve the model first"
+    resolved = {
+        "steps": steps,
+        "epochs": None,
+        "micro_batch_size": min(
+            train.batch_size,
+            train.micro_batch_size or resolve_micro_batch(model, vocab_size, train.batch_size, memory),
+        ),
+        "eval_every": train.eval_every or max(1, steps // 20),
+    }
+    return settings.model_copy(
+        update={
+            "train": train.model_copy(update=resolved),
+            "optim": settings.optim.model_copy(update={"lr": settings.optim.lr or resolve_learning_rate(model.n_embd)}),
+        }
+    )

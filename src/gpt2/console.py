@@ -1,0 +1,62 @@
+"""What the user sees: one rich console on stderr, so that stdout carries only results (generated text, JSON)."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+
+@functools.cache
+def console() -> Console:
+    """The console for everything that is not a result. Made at first use, never at import."""
+    return Console(stderr=True, highlight=False)
+
+
+def say(message: str, style: str = "") -> None:
+    """Print a line as it stands: no markup is read from it, so a user's text cannot become formatting."""
+    console().print(Text(message, style=style))
+
+
+def warn(message: str) -> None:
+    """Print a warning: something will work, but probably not as wished."""
+    console().print(Text.assemble(("Warning: ", "bold yellow"), message))
+
+
+def fail(message: str, fix: str = "") -> None:
+    """Print an error: what happened, and below it what to do."""
+    console().print(Text.assemble(("Error: ", "bold red"), message))
+    if fix:
+        console().print(Text(fix))
+
+
+def table(title: str, rows: list[tuple[str, ...]], header: tuple[str, ...]) -> None:
+    """Print a table; the first column is left-aligned, the others right-aligned."""
+    drawn = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    for position, name in enumerate(header):
+        drawn.add_column(name, justify="left" if position == 0 else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    console().print(drawn)
+
+
+@contextlib.contextmanager
+def progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar with speed and time left while the block runs; it is given a function that advances it.
+
+    Where stderr is no terminal nothing is drawn: a log is no place for a moving bar.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    drawn = Progress(*columns, console=console(), transient=True, disable=not console().is_terminal)
+    with drawn:
+        task = drawn.add_task(description, total=total)
+        yield lambda amount: drawn.advance(task, amount)

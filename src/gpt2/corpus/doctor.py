@@ -1,0 +1,159 @@
+"""Is this data fit to train on? Counts, a table, warnings, and a clear stop where it cannot work."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from gpt2.config.presets import PRESETS
+from gpt2.errors import DataError
+
+FAR_TOO_LARGE = 20
+"""Parameters for each training token from which the model can only learn the text by heart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One side of the split."""
+
+    documents: int
+    characters: int
+    text_bytes: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What preparation counted; stored beside the shards."""
+
+    documents: int
+    duplicates: int
+    leaked: int
+    """Validation documents that also stand in the training part (only possible with a validation source)."""
+    split: str
+    tokenizer: str
+    vocab_size: int
+    unknown_share: float
+    """Share of the validation tokens that are the unknown character (char tokenizer only)."""
+    counts: dict[str, int]
+    """What reading left out: skipped and short rows, empty documents."""
+    lengths: dict[str, int]
+    train: Part
+    validation: Part
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Stats":
+        """Back from JSON values."""
+        parts = {name: Part(**values[name]) for name in ("train", "validation")}
+        return cls(**{**values, **parts})
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The data beside the model that is to learn it."""
+
+    stats: Stats
+    context_length: int
+    parameters: int
+    train_windows: int
+    validation_windows: int
+    steps: int
+    batch_size: int
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training part that the run implies."""
+        return self.steps * self.batch_size / self.train_windows
+
+    @property
+    def tokens_per_parameter(self) -> float:
+        """Different training tokens for each weight of the model."""
+        return self.stats.train.tokens / self.parameters
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, the derived numbers included."""
+        return asdict(self) | {
+            "epochs": round(self.epochs, 3),
+            "tokens_per_parameter": round(self.tokens_per_parameter, 5),
+            "characters_per_token": round(characters_per_token(self.stats.train), 3),
+        }
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """The table that is shown before training: name, training part, validation part."""
+        train, validation = self.stats.train, self.stats.validation
+        return [
+            ("documents", f"{train.documents:,}", f"{validation.documents:,}"),
+            ("characters", f"{train.characters:,}", f"{validation.characters:,}"),
+            ("tokens", f"{train.tokens:,}", f"{validation.tokens:,}"),
+            ("characters a token", *(f"{characters_per_token(part):.2f}" for part in (train, validation))),
+            (f"windows of {self.context_length} tokens", f"{self.train_windows:,}", f"{self.validation_windows:,}"),
+            ("duplicate documents", f"{self.stats.duplicates:,}", ""),
+            ("tokens per parameter", f"{self.tokens_per_parameter:.3g}", ""),
+            ("epochs", f"{self.epochs:.3g}", ""),
+        ]
+
+
+def characters_per_token(part: Part) -> float:
+    """How much text a token stands for."""
+    return part.characters / max(part.tokens, 1)
+
+
+def require_windows(stats: Stats, context_length: int) -> None:
+    """Stop where a part cannot fill one window.
+
+    Raises:
+        DataError: a part is empty, or shorter than one window and its last target; with the numbers.
+    """
+    needed = context_length + 1
+    for name, part in (("training", stats.train), ("validation", stats.validation)):
+        if part.tokens == 0:
+            raise DataError(
+                f"The {name} part is empty: {stats.documents:,} documents were split by {stats.split}.",
+                "Give more text, another --data.validation share, or a file with --data.validation-source.",
+            )
+        if part.tokens < needed:
+            raise DataError(
+                f"The {name} part has {part.tokens:,} tokens; one window of --model.context-length {context_length} "
+                f"needs {needed:,}.",
+                f"Give more text, or --model.context-length {max(2, part.tokens // 4)} or less.",
+            )
+
+
+def examine(report: Report) -> tuple[str, ...]:
+    """What will work, but probably not as wished; each a sentence that says what to do."""
+    stats, found = report.stats, []
+    if report.parameters > FAR_TOO_LARGE * stats.train.tokens:
+        ratio = report.parameters / stats.train.tokens
+        smallest = min(PRESETS, key=lambda name: PRESETS[name].n_embd)
+        found.append(
+            f"The model is far too large for this text: {report.parameters:,} parameters, {ratio:,.0f} for each "
+            f"training token. It will learn the text by heart. Give more text, or a smaller model (the smallest preset is "
+            f"--model.preset {smallest})."
+        )
+    if stats.duplicates > 0.05 * stats.documents:
+        found.append(
+            f"{stats.duplicates:,} of {stats.documents:,} documents occur more than once; the model will repeat them."
+        )
+    if stats.leaked:
+        found.append(
+            f"{stats.leaked:,} validation documents also stand in the training part: the validation loss will look "
+            "better than it is. Remove them from one of the two."
+        )
+    if report.validation_windows < 10:
+        found.append(
+            f"The validation part has only {report.validation_windows} windows: its loss will be a rough figure."
+        )
+    if stats.unknown_share > 0.001:
+        found.append(
+            f"{stats.unknown_share:.1%} of the validation characters never occur in the training part; the char "
+            "tokenizer cannot spell them. A bpe:N tokenizer can."
+        )
+    if characters_per_token(stats.train) < 1.5 and stats.tokenizer == "gpt2":
+        found.append(
+            f"GPT-2's vocabulary spells this text with {characters_per_token(stats.train):.2f} characters a token: it "
+            "was made for English. --tokenizer bpe:8192 will learn the words of this one."
+        )
+    return tuple(found)

@@ -1,0 +1,122 @@
+"""Which text trains and which validates: by the hash of whole documents, or by position inside each."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2.corpus.document import Document
+from gpt2.errors import DataError
+
+FEW = 20
+"""Below this many different documents a share of them is a lottery: then the end of each one validates."""
+
+Side = Literal["train", "validation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What one pass over a corpus found, document by document.
+
+    Attributes:
+        hashes: 64 bits of each document's content, shape (documents,); equal content, equal hash.
+        characters: length of each document, shape (documents,).
+        text_bytes: UTF-8 bytes of the corpus.
+    """
+
+    hashes: NDArray[np.uint64]
+    characters: NDArray[np.int64]
+    text_bytes: int
+
+    @property
+    def duplicates(self) -> int:
+        """Documents whose content has occurred before."""
+        return len(self.hashes) - len(np.unique(self.hashes))
+
+
+def scan(documents: Iterable[Document]) -> Scan:
+    """Read a corpus once: 16 bytes are kept of each document."""
+    hashes, characters, text_bytes = [], [], 0
+    for document in documents:
+        digest, length = hashlib.blake2b(digest_size=8), 0
+        for piece in document.pieces:
+            encoded = piece.encode("utf-8", "surrogatepass")
+            digest.update(encoded)
+            text_bytes += len(encoded)
+            length += len(piece)
+        hashes.append(int.from_bytes(digest.digest(), "little"))
+        characters.append(length)
+    return Scan(np.array(hashes, dtype=np.uint64), np.array(characters, dtype=np.int64), text_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A rule that gives each piece of each document a side.
+
+    Attributes:
+        kind: `documents`: whole documents, those with a hash up to `threshold` validate, so equal documents are always
+            on the same side. `position`: the last `share` of each document's characters validates. `none`: all trains.
+        share: of the documents or characters that validate.
+        threshold: largest validating hash.
+    """
+
+    kind: Literal["documents", "position", "none"]
+    share: float = 0.0
+    threshold: int = -1
+
+    def parts(self, document: Document, content_hash: int, characters: int) -> Iterator[tuple[Side, Iterable[str]]]:
+        """The sides of a document with their text."""
+        if self.kind == "position":
+            cut = int(characters * (1 - self.share))
+            yield "train", _between(document.pieces, 0, cut)
+            yield "validation", _between(document.pieces, cut, characters)
+        else:
+            yield ("validation" if content_hash <= self.threshold else "train"), document.pieces
+
+
+def plan_split(found: Scan, kind: Literal["auto", "documents", "position"], share: float) -> Split:
+    """Decide how to split a corpus.
+
+    By whole documents where there are at least 20 different ones and none is larger than the validation share (one
+    novel among notes would make either part a fragment); otherwise by position.
+
+    Raises:
+        DataError: documents are asked for, and there is only one.
+    """
+    distinct = np.unique(found.hashes)  # sorted
+    if kind == "auto":
+        even = int(found.characters.max(initial=0)) <= share * int(found.characters.sum())
+        kind = "documents" if len(distinct) >= FEW and even else "position"
+    if kind == "position":
+        return Split("position", share)
+    if len(distinct) < 2:
+        raise DataError(
+            f"There is only {len(distinct)} document, so whole documents cannot be kept for validation.",
+            "Leave out --data.split, give more documents, or name a file with --data.validation-source.",
+        )
+    validating = min(len(distinct) - 1, max(1, round(share * len(distinct))))
+    return Split("documents", share, int(distinct[validating - 1]))
+
+
+def _between(pieces: Iterable[str], start: int, stop: int) -> Iterator[str]:
+    """The characters [start, stop) of pieces laid end to end."""
+    position = 0
+    for piece in pieces:
+        end = position + len(piece)
+        if end > start and position < stop:
+            yield piece[max(0, start - position) : stop - position]
+        position = end
+
+
+def summary_of_lengths(characters: NDArray[np.int64]) -> dict[str, int]:
+    """Shortest, median and longest document, in characters."""
+    if not len(characters):
+        return {"shortest": 0, "median": 0, "longest": 0}
+    return {
+        "shortest": int(characters.min()),
+        "median": int(np.median(characters)),
+        "longest": int(characters.max()),
+    }

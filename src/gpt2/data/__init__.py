@@ -1,0 +1,1 @@
+"""From tokens on disk to batches: windows, and the order in which training meets them."""

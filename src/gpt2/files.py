@@ -1,0 +1,147 @@
+"""Files that appear whole or not at all: atomic writes, folders that are renamed into place, sha256, locks."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from filelock import FileLock, Timeout
+
+from gpt2.errors import RunError, UserError
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256 of a file's bytes, in hexadecimal, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder durable (a rename is only safe once its folder has been synced)."""
+    if os.name == "nt":  # Windows cannot open a folder; its renames are journalled
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_open(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a file that replaces `path` when the block ends well, and leaves no trace when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open(mode, **({} if "b" in mode else {"encoding": "utf-8"})) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        fsync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    with atomic_open(path, "w") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+
+
+def read_json(path: Path, limit: int = 64 * 2**20) -> Any:
+    """Read a JSON file of at most `limit` bytes.
+
+    Raises:
+        UserError: the file is larger than `limit`, or is no JSON.
+    """
+    size = path.stat().st_size
+    if size > limit:
+        raise UserError(f"{path} has {size:,} bytes; a file of its kind has at most {limit:,}.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}.") from error
+
+
+@contextlib.contextmanager
+def atomic_folder(final: Path) -> Iterator[Path]:
+    """A new folder that appears under its `final` name, complete and synced, when the block ends well.
+
+    Until then it lies beside it under a name that begins with a dot. An existing `final` folder is replaced.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f".{final.name}.tmp-{uuid.uuid4().hex[:8]}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        fsync_folder(temporary)
+        if final.exists():  # rename cannot replace a folder that has files
+            old = final.with_name(f".{final.name}.tmp-old-{uuid.uuid4().hex[:8]}")
+            os.replace(final, old)
+            os.replace(temporary, final)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(temporary, final)
+        fsync_folder(final.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Remove what an interrupted `atomic_folder` or `atomic_open` left behind. Only under the folder's lock."""
+    for path in folder.glob(".*.tmp*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process. The lock ends with the process, however that ends.
+
+    Raises:
+        RunError: another process holds the folder; its number is named.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    owner = folder / ".lock-owner"
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        holder = owner.read_text(encoding="utf-8").strip() if owner.exists() else "another process"
+        raise RunError(
+            f"{folder} is in use by {holder}.", "Wait until it ends, or choose another name with --run NAME."
+        ) from None
+    try:
+        owner.write_text(f"process {os.getpid()} on {os.uname().nodename if hasattr(os, 'uname') else 'this host'}\n")
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def disk_error(error: OSError, doing: str) -> UserError:
+    """The message for a write that the operating system refused: full disk, no permission, read-only."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return UserError(
+            f"No space left while {doing}{where}.", "Free some disk space; what was saved before is intact."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(
+            f"No permission while {doing}{where}: {error.strerror}.", "Choose a folder that can be written."
+        )
+    return UserError(f"The system refused while {doing}{where}: {error.strerror or error}.")

@@ -1,0 +1,165 @@
+"""GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"), as OpenAI trained it.
+
+A decoder-only transformer: token and position embeddings, pre-norm blocks of causal self-attention and a
+four times wider MLP, a last layer norm, and an output matrix that is the token embedding itself.
+Biases are on, GELU is the tanh form, layer-norm epsilon is 1e-5, so OpenAI's weights give OpenAI's logits.
+
+Shapes:
+    B  sequences in the batch        H  attention heads
+    T  tokens of a sequence          D  numbers per head, C / H
+    C  width (n_embd)                V  vocabulary size
+    S  tokens attended to: the cached ones and the T new ones
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpt2.model.kv_cache import KVCache
+
+
+@dataclass(frozen=True, slots=True)
+class GPT2Config:
+    """What fixes the network: five sizes and the dropout of training."""
+
+    vocab_size: int
+    context_length: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    dropout: float = 0.0
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention (Vaswani et al. 2017, section 3.2)."""
+
+    def __init__(self, config: GPT2Config, layer: int) -> None:
+        super().__init__()
+        assert config.n_embd % config.n_head == 0, f"{config.n_head} heads do not divide a width of {config.n_embd}"
+        self.layer = layer
+        self.n_head = config.n_head
+        self.dropout = config.dropout
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        B, T, C = x.shape
+        q, k, v = (
+            part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, H, T, D)
+            for part in self.c_attn(x).split(C, dim=2)  # (B, T, C) each
+        )
+        past = 0
+        if cache is not None:
+            past = cache.length
+            k, v = cache.store(self.layer, k, v)  # (B, H, S, D)
+        # A query sees its past and itself. Without a past that is SDPA's own causal mask; one new token sees all.
+        mask = None if past == 0 or T == 1 else torch.ones(T, past + T, dtype=torch.bool, device=x.device).tril(past)
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=past == 0 and T > 1,
+        )  # (B, H, T, D)
+        y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
+        return F.dropout(self.c_proj(y), self.dropout, self.training)
+
+
+class MLP(nn.Module):
+    """The position-wise network: four times as wide inside, GELU in the tanh form (Hendrycks & Gimpel 2016)."""
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.c_fc(x), approximate="tanh")  # (B, T, 4C)
+        return F.dropout(self.c_proj(x), self.dropout, self.training)
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each reading a normalised copy of the residual stream and adding to it."""
+
+    def __init__(self, config: GPT2Config, layer: int) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd)
+        self.attn = Attention(config, layer)
+        self.ln_2 = nn.LayerNorm(config.n_embd)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), cache)
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT2(nn.Module):
+    """The whole model: token ids in, logits of the next token out.
+
+    Weights bear OpenAI's names (wte, wpe, h.0.attn.c_attn, …), so that exchange with other tools is a matter of
+    transposing four matrices a block.
+    """
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.context_length, config.n_embd)
+        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd)
+
+    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Logits of the token after each given one.
+
+        Args:
+            tokens: ids, shape (B, T), of the text from its beginning or from where the cache ends.
+            cache: keys and values of the tokens before these. It is written to; the caller advances it by T.
+
+        Returns:
+            Logits, shape (B, T, V).
+        """
+        T = tokens.shape[1]
+        past = 0 if cache is None else cache.length
+        assert past + T <= self.config.context_length, f"{past + T} tokens in a context of {self.config.context_length}"
+        positions = torch.arange(past, past + T, device=tokens.device)  # (T,)
+        x = self.wte(tokens) + self.wpe(positions)  # (B, T, C)
+        x = F.dropout(x, self.config.dropout, self.training)
+        for block in self.h:
+            x = block(x, cache)
+        return F.linear(self.ln_f(x), self.wte.weight)  # (B, T, V): the output matrix is the embedding
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Set all weights as OpenAI did (gpt-2/src/model.py; residual scaling from section 2.3 of the paper).
+
+        Matrices and token embeddings from N(0, 0.02), positions from N(0, 0.01), biases 0, norms 1. The matrices
+        that write to the residual stream are divided by sqrt(2 · n_layer), so that its variance does not grow
+        with depth: each of the n_layer blocks adds to it twice.
+        """
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif parameter.dim() == 1:
+                parameter.fill_(1.0)
+            else:
+                std = 0.01 if name == "wpe.weight" else 0.02
+                if name.endswith("c_proj.weight"):
+                    std /= math.sqrt(2 * self.config.n_layer)
+                parameter.normal_(0.0, std, generator=generator)
+
+    def new_cache(self, batch: int = 1, capacity: int | None = None) -> KVCache:
+        """An empty cache for this model, as long as its context unless `capacity` says less."""
+        return KVCache(
+            n_layer=self.config.n_layer,
+            n_head=self.config.n_head,
+            head_size=self.config.n_embd // self.config.n_head,
+            capacity=self.config.context_length if capacity is None else capacity,
+            batch=batch,
+            dtype=self.wte.weight.dtype,
+            device=self.wte.weight.device,
+        )

@@ -1,0 +1,40 @@
+"""The learning rate as a pure function of the step: nothing to save, nothing to restore."""
+
+import math
+from collections.abc import Callable
+
+from gpt2.config.schema import ScheduleSettings
+
+
+def multiplier(step: int, steps: int, settings: ScheduleSettings) -> float:
+    """Multiple of the peak rate for an optimizer step.
+
+    Linear warm-up from zero, then by name:
+        cosine: half a cosine wave down to `final` (Loshchilov & Hutter 2017, equation 5, one period).
+        linear: a straight line down to `final`.
+        wsd: the peak, then a straight line to `final` over the last `cooldown` (Hu et al. 2024, section 4).
+        constant: the peak.
+
+    Args:
+        step: the step that is about to be made, 0 for the first.
+        steps: steps of the whole run.
+        settings: shape and shares.
+    """
+    warmup = math.ceil(settings.warmup * steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    if settings.name == "constant":
+        return 1.0
+    decay_from = warmup
+    if settings.name == "wsd":
+        decay_from = max(warmup, math.floor((1 - settings.cooldown) * steps))
+    if step < decay_from:
+        return 1.0
+    progress = min(1.0, (step - decay_from + 1) / (steps - decay_from + 1))  # the last step still moves
+    fall = 0.5 * (1 + math.cos(math.pi * progress)) if settings.name == "cosine" else 1 - progress
+    return settings.final + (1 - settings.final) * fall
+
+
+def build_schedule(settings: ScheduleSettings, steps: int) -> Callable[[int], float]:
+    """The schedule of a run: step → multiplier."""
+    return lambda step: multiplier(step, steps, settings)

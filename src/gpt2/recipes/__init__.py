@@ -1,0 +1,1 @@
+"""Where the parts are joined: each recipe reads like a script of one command."""

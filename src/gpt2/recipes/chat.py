@@ -1,0 +1,34 @@
+"""`gpt2 chat`: talk to a trained model."""
+
+import io
+import sys
+
+from gpt2.chat.session import Session
+from gpt2.chat.terminal import talk
+from gpt2.config.commands import ChatSettings
+from gpt2.generation.engine import Engine
+from gpt2.runtime import pick_device
+from gpt2.tokenizer.store import load_tokenizer
+from gpt2.training.checkpoint import open_checkpoint
+from gpt2.weights.huggingface import load_model
+
+
+def chat(settings: ChatSettings) -> None:
+    """Read messages from stdin and print answers on stdout, until the end of input.
+
+    Raises:
+        UserError: no such run, checkpoint or device.
+    """
+    device = pick_device(settings.device)
+    checkpoint = open_checkpoint(settings.run, settings.checkpoint)
+    engine = Engine(load_model(checkpoint.folder, device), load_tokenizer(checkpoint.folder))
+    session = Session(engine, _template(checkpoint.settings), settings, origin=str(checkpoint.folder))
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # a byte that is no text shall not end the conversation
+    talk(session, sys.stdin, sys.stdout)
+
+
+def _template(run: dict[str, object]) -> str | None:
+    """The template in a run's settings; folders from elsewhere have none."""
+    template = run.get("template")
+    return template if isinstance(template, str) else None

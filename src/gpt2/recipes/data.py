@@ -1,0 +1,75 @@
+"""Sources → prepared tokens, and the words about them. No torch: a wrong path is answered at once."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpt2.config.schema import Settings
+from gpt2.console import say, table, warn
+from gpt2.corpus.doctor import Report, examine
+from gpt2.corpus.prepare import Prepared, prepare
+from gpt2.corpus.sources import Sources, find_in_folder, open_sources
+
+EMBEDDED = "python-docs"
+"""As a source: the documentation inside the running Python."""
+DATA = Path("data")
+
+
+def choose_sources(given: Sequence[str]) -> tuple[str, ...]:
+    """The given sources; without any the files in data/; without those the embedded corpus. What was chosen is said."""
+    if given:
+        return tuple(given)
+    there = find_in_folder(DATA) if DATA.is_dir() else []
+    if there:
+        say(f"No source given: training on the {len(there)} file{'s' * (len(there) > 1)} in {DATA}/.")
+        return (str(DATA),)
+    say(
+        f"No source given, and no text or table in {DATA}/: training on the manuals inside this Python. "
+        "For your own text: gpt2 train FOLDER"
+    )
+    return (EMBEDDED,)
+
+
+def open_chosen(sources: Sequence[str], settings: Settings) -> Sources:
+    """Open sources as `choose_sources` names them."""
+    return open_sources(() if tuple(sources) == (EMBEDDED,) else sources, settings.data)
+
+
+def absolute(sources: Sequence[str]) -> tuple[str, ...]:
+    """Paths that still lead there when the run is resumed from another folder."""
+    return tuple(source if source == EMBEDDED else os.path.abspath(source) for source in sources)
+
+
+def prepare_data(settings: Settings, root: Path) -> tuple[Prepared, Sources]:
+    """Open the sources of a run and lay their tokens down under `root`; what was noticed on the way is said."""
+    sources = open_chosen(settings.sources, settings)
+    validation = (
+        open_sources(settings.data.validation_source, settings.data) if settings.data.validation_source else None
+    )
+    for note in (*sources.notes, *(validation.notes if validation else ())):
+        say(note, style="dim")
+    prepared = prepare(sources, validation, settings.tokenizer, settings.data, root)
+    if settings.tokenizer == "auto" and prepared.tokenizer.name != "gpt2":
+        say(
+            f"Tokenizer {prepared.tokenizer.name}, learned from this text: GPT-2's own 50,257 ids would be most of a "
+            "small model (--tokenizer gpt2 takes them all the same).",
+            style="dim",
+        )
+    for reason, count in prepared.stats.counts.items():
+        if count:
+            say(f"{count:,} {reason}.", style="dim")
+    return prepared, sources
+
+
+def show(report: Report) -> None:
+    """The table of the data beside the model, and what is doubtful about it."""
+    stats = report.stats
+    how = {
+        "documents": "whole documents by the hash of their content",
+        "position": "the last part of each document",
+        "file": "a file of its own",
+    }[stats.split]
+    table("Data", report.rows(), ("", "training", "validation"))
+    say(f"Validation: {how}. Tokenizer: {stats.tokenizer}, {stats.vocab_size:,} ids.", style="dim")
+    for sentence in examine(report):
+        warn(sentence)

@@ -1,0 +1,31 @@
+"""Plot: the curves of one run, or of several over each other."""
+
+from pathlib import Path
+
+from gpt2.config.commands import PlotSettings
+from gpt2.console import say
+from gpt2.errors import RunError
+from gpt2.files import read_json
+from gpt2.training.checkpoint import RUNS, find_run
+from gpt2.training.metrics import read_metrics
+from gpt2.training.plots import plot_run, plot_runs
+
+
+def plot(settings: PlotSettings) -> None:
+    """Draw runs and say where the pictures are.
+
+    Raises:
+        RunError: no such run, or it has made no step yet.
+    """
+    folders = [find_run(run) for run in settings.runs or (None,)]
+    for folder in folders:
+        if not read_metrics(folder / "metrics.jsonl"):
+            raise RunError(f"{folder} has made no step yet: there is nothing to draw.", "Let it train first.")
+    if len(folders) == 1:
+        folder = folders[0]
+        data = folder.parent / ".prepared" / str(read_json(folder / "run.json").get("data")) / "baselines.json"
+        references = read_json(data) if data.exists() else {}
+        written = plot_run(folder, folder.name, references, Path(settings.out) if settings.out else None)
+    else:
+        written = plot_runs(folders, Path(settings.out) if settings.out else RUNS / "compare")
+    say(f"Drawn: {', '.join(map(str, written))}")

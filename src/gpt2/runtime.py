@@ -1,0 +1,108 @@
+"""The machine: device, number format, random seeds, memory, and one setting of the C allocator."""
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import platform
+import sys
+from typing import Any
+
+import torch
+
+from gpt2.errors import ConfigError
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` → CUDA, else Apple's MPS, else the CPU; any other name must be there.
+
+    Raises:
+        ConfigError: the name is no device of this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    there = ["cpu"]
+    if torch.cuda.is_available():
+        there += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    if name not in there:
+        raise ConfigError(f"There is no device {name!r} here.", f"This machine has: {', '.join(there)}.")
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device, n_embd: int) -> str:
+    """`auto` → bf16 where it is faster: CUDA from Ampere on; CPUs with bf16 instructions and a wide model.
+
+    On a CPU with AVX512-BF16 the matrix products are twice as fast in bf16, but below a width of about 384 the
+    conversions cost more than they gain.
+    """
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device.type == "cpu" and n_embd >= 384:
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return "bf16" if fast else "fp32"
+    return "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Matrix products in the given format, weights and sums in fp32."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def derive_seed(seed: int, *purpose: int | str) -> int:
+    """A seed of 63 bits for one purpose, such as (seed, "dropout", step): independent of what ran before."""
+    text = ":".join(map(str, (seed, *purpose)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def activation_memory(device: torch.device) -> int:
+    """Bytes to plan a micro-batch's activations into.
+
+    On a GPU half of what is free. On a CPU 1.5 GiB at most: larger micro-batches are no faster there.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 2
+    return min(3 * 2**29, _physical_memory() // 4)
+
+
+def _physical_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return 8 * 2**30
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep large freed buffers instead of returning them to the kernel.
+
+    By default it gives every activation back and faults it in again, page by page, at the next step: 1.2 to 1.4
+    times the time of a step on a CPU. Does nothing with another C library.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    mallopt(mmap_threshold, 2**30)
+    mallopt(trim_threshold, 2**31 - 1)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a run depended on besides its settings, for run.json: two runs that agree here agree in every bit."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": device.type,
+        "device_name": name,
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,1 @@
+"""The loop that learns, and what it leaves behind: checkpoints, metrics, plots."""

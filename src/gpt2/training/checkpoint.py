@@ -1,0 +1,226 @@
+"""Checkpoints: folders that are complete, hashed and verified, or not there.
+
+    runs/NAME/checkpoints/step-00000500/   a Hugging Face GPT-2 folder, our training state, MANIFEST.json
+    runs/NAME/best, runs/NAME/last         links to two of them
+
+A checkpoint is written beside its final name, hashed, synced, then renamed. A folder without a manifest that agrees
+with its files is no checkpoint. Old ones go only after the new one is in place.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt2.console import warn
+from gpt2.errors import CheckpointError, RunError, UserError
+from gpt2.files import atomic_folder, read_json, sha256_file, sweep_temporaries, write_json
+
+MANIFEST = "MANIFEST.json"
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedCheckpoint:
+    """A checkpoint that has been verified, and the run it belongs to (None: a folder from elsewhere)."""
+
+    folder: Path
+    run_folder: Path | None
+    step: int | None
+    settings: dict[str, Any]
+
+
+def write_manifest(folder: Path) -> None:
+    """Record size and sha256 of each file of a folder, in the folder."""
+    files = {
+        path.name: {"size": path.stat().st_size, "sha256": sha256_file(path)}
+        for path in sorted(folder.iterdir())
+        if path.name != MANIFEST
+    }
+    write_json(folder / MANIFEST, {"format": 1, "files": files})
+
+
+def verify(folder: Path) -> None:
+    """Compare each file with the manifest.
+
+    Raises:
+        CheckpointError: there is no manifest, or a file is missing or differs; the file is named.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise CheckpointError(f"{folder} has no {MANIFEST}: it was never completed.")
+    try:
+        files = {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in _manifest_files(folder)}
+    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder / MANIFEST} is damaged: {error}.") from None
+    for name, (size, sha256) in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing.")
+        if path.stat().st_size != size or sha256_file(path) != sha256:
+            raise CheckpointError(f"{path} is damaged: its bytes are not those that were saved.")
+
+
+def _manifest_files(folder: Path) -> Any:
+    return read_json(folder / MANIFEST)["files"].items()
+
+
+def step_of(folder: Path) -> int | None:
+    """The step in a checkpoint folder's name, if it has one."""
+    match = re.fullmatch(r"step-(\d+)", folder.name)
+    return int(match[1]) if match else None
+
+
+def list_checkpoints(run_folder: Path) -> list[Path]:
+    """All finished checkpoint folders of a run, oldest first; not yet verified."""
+    folders = [path for path in (run_folder / "checkpoints").glob("step-*") if (path / MANIFEST).exists()]
+    return sorted((path for path in folders if step_of(path) is not None), key=lambda path: step_of(path) or 0)
+
+
+def save(
+    run_folder: Path, step: int, write: Callable[[Path], None], expected_bytes: int, best: bool, keep: int
+) -> Path:
+    """Write a checkpoint and move `last`, and `best` if it is; then remove those beyond the newest `keep`.
+
+    Args:
+        run_folder: the run's folder; the caller holds its lock.
+        step: optimizer steps done.
+        write: puts the checkpoint's files into the folder that it is given.
+        expected_bytes: about what `write` will need; refused at once when the disk has less than 1.2 times that.
+        best: whether it has the lowest validation loss so far.
+        keep: how many of the newest to keep, besides the best.
+
+    Raises:
+        OSError: the disk is full or cannot be written; older checkpoints are as they were.
+    """
+    checkpoints = run_folder / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(checkpoints).free
+    if free < 1.2 * expected_bytes:
+        raise OSError(28, f"{free / 1e6:,.0f} MB free, about {expected_bytes / 1e6:,.0f} MB needed", str(checkpoints))
+    sweep_temporaries(checkpoints)
+    folder = checkpoints / f"step-{step:08d}"
+    with atomic_folder(folder) as temporary:
+        write(temporary)
+        write_manifest(temporary)
+    point(run_folder, "last", folder)
+    if best:
+        point(run_folder, "best", folder)
+    protected = {folder, pointed(run_folder, "best")}
+    for old in list_checkpoints(run_folder)[:-keep]:
+        if old not in protected:
+            (old / MANIFEST).unlink()  # no longer a checkpoint, even if the removal is interrupted
+            shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def point(run_folder: Path, name: str, checkpoint: Path) -> None:
+    """Let `run_folder/name` lead to a checkpoint: a link, or where links are not allowed a file with its path."""
+    target = checkpoint.relative_to(run_folder)
+    temporary = run_folder / f".{name}.tmp"
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    try:
+        temporary.symlink_to(target, target_is_directory=True)
+    except OSError:
+        temporary.write_text(f"{target.as_posix()}\n", encoding="utf-8")
+    os.replace(temporary, run_folder / name)
+
+
+def pointed(run_folder: Path, name: str) -> Path | None:
+    """Where `best` or `last` leads, whether or not that is still there."""
+    link = run_folder / name
+    if link.is_symlink():
+        return run_folder / os.readlink(link)
+    if link.is_file():
+        return run_folder / link.read_text(encoding="utf-8").strip()
+    return None
+
+
+def newest_valid(run_folder: Path) -> Path:
+    """The newest checkpoint whose manifest agrees; damaged ones are named and passed over.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    candidates = list_checkpoints(run_folder)
+    for folder in reversed(candidates):
+        try:
+            verify(folder)
+        except CheckpointError as error:
+            warn(f"{error.what} Going back to the checkpoint before it.")
+        else:
+            return folder
+    if candidates:
+        raise CheckpointError(
+            f"No checkpoint of {run_folder} is whole.", "Start the run anew under another --run NAME."
+        )
+    raise CheckpointError(f"{run_folder} has no checkpoint yet.", "Let it train to its first validation.")
+
+
+def list_runs(root: Path) -> list[Path]:
+    """Run folders under a root, the newest last."""
+    runs = [path.parent for path in root.glob("*/run.json")]
+    return sorted(runs, key=lambda run: (run / "run.json").stat().st_mtime)
+
+
+def find_run(run: str | None, root: Path = RUNS) -> Path:
+    """The folder of a run given as a path, as a name under `root`, or as None for the newest.
+
+    Raises:
+        RunError: there is no such run; those that there are, are named.
+    """
+    there = list_runs(root)
+    if run is None:
+        trained = [folder for folder in there if list_checkpoints(folder)]
+        if not trained:
+            raise RunError(f"There is no trained run under {root}/.", "Train one first: gpt2 train my-folder/")
+        return trained[-1]
+    for candidate in (Path(run), root / run):
+        if (candidate / "run.json").is_file() and not (candidate / "model.safetensors").exists():
+            return candidate
+    fix = f"There are: {', '.join(str(folder) for folder in there[-10:])}." if there else "Train one: gpt2 train …"
+    raise RunError(f"There is no run {run!r}.", fix)
+
+
+def open_checkpoint(run: str | None, which: str = "best", root: Path = RUNS) -> OpenedCheckpoint:
+    """Find a checkpoint to read from, verified.
+
+    Args:
+        run: name or folder of a run, a checkpoint folder, any Hugging Face GPT-2 folder, or None: the newest run.
+        which: of a run, `best`, `last` or the name of a step's folder.
+        root: where runs are found by name.
+
+    Raises:
+        RunError: no such run or checkpoint.
+        CheckpointError: it is damaged, and so is every older one.
+    """
+    if run is not None and (Path(run) / "config.json").is_file():
+        folder = Path(run).resolve()
+        if (folder / MANIFEST).exists():
+            verify(folder)
+        settings = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
+        return OpenedCheckpoint(folder, None, step_of(folder), settings)
+    run_folder = find_run(run, root)
+    target = pointed(run_folder, which) if which in ("best", "last") else run_folder / "checkpoints" / which
+    if which not in ("best", "last") and not (target and target.is_dir()):
+        names = ", ".join(path.name for path in list_checkpoints(run_folder)) or "none yet"
+        raise RunError(f"{run_folder} has no checkpoint {which!r}.", f"There are: best, last, {names}.")
+    if target is None or not target.is_dir():
+        target = newest_valid(run_folder)
+    else:
+        try:
+            verify(target)
+        except CheckpointError as error:
+            warn(f"{error.what} Taking the newest checkpoint that is whole instead.")
+            target = newest_valid(run_folder)
+    return OpenedCheckpoint(target, run_folder, step_of(target), _settings(target))
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / "run.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

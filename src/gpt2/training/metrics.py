@@ -1,0 +1,71 @@
+"""What is known after each optimizer step, and the file that keeps it: one JSON object a line."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from gpt2.files import atomic_open
+
+
+@dataclass(slots=True)
+class Record:
+    """One optimizer step.
+
+    Attributes:
+        step: optimizer steps done, this one included.
+        epoch: passes over the training part done, a fraction.
+        tokens: training tokens seen.
+        seconds: since the start of the command, set-up included.
+        train_loss: mean cross-entropy of this step's batch before the update, nats a token.
+        lr: learning rate of this step.
+        grad_norm: norm of the whole gradient before clipping.
+        tokens_per_second: training tokens over the time of this step, validation and saving excluded.
+        val_loss: mean cross-entropy of the validation part after this step, where it was measured.
+    """
+
+    step: int
+    epoch: float
+    tokens: int
+    seconds: float
+    train_loss: float
+    lr: float
+    grad_norm: float
+    tokens_per_second: float
+    val_loss: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON values; a validation loss only where there is one."""
+        values = asdict(self)
+        if self.val_loss is None:
+            del values["val_loss"]
+        return values
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """The records of a metrics file; a last line that was cut off while being written is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:  # what follows the last newline is incomplete
+        records.append(Record(**json.loads(line)))
+    return records
+
+
+class MetricsFile:
+    """metrics.jsonl of a run: appended to at each step, cut back to a checkpoint's step on resume."""
+
+    def __init__(self, path: Path, keep_to_step: int = 0) -> None:
+        kept = [record for record in read_metrics(path) if record.step <= keep_to_step]
+        with atomic_open(path, "w") as file:
+            file.writelines(json.dumps(record.to_json()) + "\n" for record in kept)
+        self._file: IO[str] = path.open("a", encoding="utf-8")
+
+    def log(self, record: Record) -> None:
+        """Append a record; it has left this process when this returns."""
+        self._file.write(json.dumps(record.to_json()) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

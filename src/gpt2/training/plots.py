@@ -1,0 +1,186 @@
+"""Curves: metrics.jsonl → PNG and SVG. The loop does not know of it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpt2.files import atomic_open
+from gpt2.training.metrics import Record, read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TRAIN, VALIDATION, GREY = "#4c78a8", "#e4572e", "#8a8a8a"
+RUN_COLOURS = ("#4c78a8", "#e4572e", "#54a24b", "#b279a2", "#eeca3b", "#439894", "#9d755d", "#ff9da6")
+
+
+def smooth(values: Sequence[float], span: int) -> np.ndarray:
+    """Running mean over about `span` values before each one: exponential, corrected for its start."""
+    keep = 1 - 2 / (span + 1)
+    smoothed, weight, mean = np.empty(len(values)), 0.0, 0.0
+    for position, value in enumerate(values):
+        mean = keep * mean + (1 - keep) * value
+        weight = keep * weight + (1 - keep)
+        smoothed[position] = mean / weight
+    return smoothed
+
+
+def thin(length: int, most: int = 2000) -> np.ndarray:
+    """Indices of at most about `most` of `length` points, evenly, the last one included."""
+    return np.unique(np.linspace(0, length - 1, min(length, most)).astype(int)) if length else np.arange(0)
+
+
+def plot_run(run_folder: Path, title: str, references: Mapping[str, float], out: Path | None = None) -> list[Path]:
+    """Draw `loss.png` and `loss.svg` of a run into its folder: losses, learning rate, gradient norm.
+
+    Args:
+        run_folder: where metrics.jsonl is.
+        title: what stands above.
+        references: name → loss of horizontal lines, nats a token.
+        out: path without suffix, in place of `loss` in the run's folder.
+    """
+    records = read_metrics(run_folder / "metrics.jsonl")
+    if not records:
+        return []
+    figure = _figure(9, 6.4)
+    top, rate, norm = figure.subplot_mosaic([["loss", "loss"], ["rate", "norm"]], height_ratios=[3, 1]).values()
+    _draw_losses(top, records, TRAIN, VALIDATION, "training", "validation")
+    shown = [record.train_loss for record in records[len(records) // 50 :]]
+    shown += [record.val_loss for record in records if record.val_loss is not None]
+    low, high = min(shown), max(shown)
+    for name, value in references.items():
+        top.axhline(value, color=GREY, linewidth=0.9, linestyle=(0, (5, 4)), zorder=1)
+        top.annotate(
+            f"{name} {value:.2f}",
+            (1, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 2),
+            textcoords="offset points",
+            ha="right",
+            color=GREY,
+            fontsize=8,
+        )
+        high = max(high, value)
+    room = 0.06 * (high - low) or 0.1
+    top.set_ylim(max(0.0, low - room), high + room)
+    top.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    top.set_xlabel("optimizer step")
+    top.set_ylabel("cross-entropy, nats a token")
+    best = min((record for record in records if record.val_loss is not None), key=_val_loss, default=None)
+    if best is not None:
+        top.annotate(
+            f"best {best.val_loss:.3f}\nstep {best.step:,}",
+            (best.step, _val_loss(best)),
+            xytext=(0, -26),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=VALIDATION,
+        )
+        top.set_ylim(bottom=max(0.0, low - 4 * room))
+    top.legend(frameon=False, loc="upper center", ncols=2)
+    _tokens_axis(top, records)
+    kept = thin(len(records))
+    steps = [records[index].step for index in kept]
+    rate.plot(steps, [records[index].lr for index in kept], color=TRAIN, linewidth=1.2)
+    rate.set_title("learning rate", loc="left", fontsize=9)
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    rate.set_ylim(bottom=0)
+    norm.plot(steps, [records[index].grad_norm for index in kept], color=TRAIN, linewidth=0.8)
+    norm.set_title("gradient norm before clipping", loc="left", fontsize=9)
+    norm.set_ylim(bottom=0)
+    for axes in (rate, norm):
+        axes.set_xlabel("optimizer step", fontsize=8)
+    return _write(figure, out or run_folder / "loss")
+
+
+def plot_runs(run_folders: Sequence[Path], out: Path) -> list[Path]:
+    """Draw the curves of several runs over each other: `out`.png and `out`.svg.
+
+    Training loss thin, validation loss thick, over optimizer steps and over seconds.
+    """
+    figure = _figure(11, 4.6)
+    by_step, by_time = figure.subplots(1, 2, sharey=True)
+    for position, folder in enumerate(run_folders):
+        records = read_metrics(folder / "metrics.jsonl")
+        colour = RUN_COLOURS[position % len(RUN_COLOURS)]
+        best = min((_val_loss(record) for record in records if record.val_loss is not None), default=None)
+        label = folder.name if best is None else f"{folder.name}: best {best:.3f}"
+        _draw_losses(by_step, records, colour, colour, None, label)
+        _draw_losses(by_time, records, colour, colour, None, label, over="seconds")
+    by_step.set_xlabel("optimizer step")
+    by_step.set_ylabel("cross-entropy, nats a token")
+    by_time.set_xlabel("seconds since the command's start")
+    by_step.legend(frameon=False, fontsize=9)
+    by_step.set_title("training thin, validation thick", loc="left", fontsize=9, color=GREY)
+    return _write(figure, out)
+
+
+def _val_loss(record: Record) -> float:
+    assert record.val_loss is not None
+    return record.val_loss
+
+
+def _draw_losses(
+    axes: "Axes",
+    records: Sequence[Record],
+    train_colour: str,
+    val_colour: str,
+    train_label: str | None,
+    val_label: str | None,
+    over: str = "step",
+) -> None:
+    kept = thin(len(records))
+    where = [getattr(records[index], over) for index in kept]
+    losses = [record.train_loss for record in records]
+    axes.plot(where, np.array(losses)[kept], color=train_colour, linewidth=0.6, alpha=0.25)
+    axes.plot(
+        where, smooth(losses, max(1, len(losses) // 50))[kept], color=train_colour, linewidth=1.2, label=train_label
+    )
+    validated = [record for record in records if record.val_loss is not None]
+    axes.plot(
+        [getattr(record, over) for record in validated],
+        [_val_loss(record) for record in validated],
+        color=val_colour,
+        linewidth=2,
+        marker="o" if len(validated) <= 60 else None,
+        markersize=3.5,
+        label=val_label,
+    )
+
+
+def _tokens_axis(axes: "Axes", records: Sequence[Record]) -> None:
+    """A second axis on top: the same steps as tokens seen."""
+    per_step = records[-1].tokens / records[-1].step
+    tokens = axes.secondary_xaxis(
+        "top", functions=(lambda step: np.multiply(step, per_step), lambda token: np.divide(token, per_step))
+    )
+    tokens.set_xlabel("tokens seen", fontsize=8)
+    tokens.tick_params(labelsize=8)
+    from matplotlib.ticker import EngFormatter
+
+    tokens.xaxis.set_major_formatter(EngFormatter(sep=" "))
+
+
+def _figure(width: float, height: float) -> "Figure":
+    # Not pyplot: it keeps every figure, chooses a backend from the environment and takes twice as long to import.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _write(figure: "Figure", stem: Path) -> list[Path]:
+    for axes in figure.axes:
+        axes.spines[["right"]].set_visible(False)
+        axes.grid(alpha=0.2)
+    written = []
+    for suffix, options in ((".png", {"dpi": 130}), (".svg", {})):
+        path = stem.with_name(stem.name + suffix)
+        with atomic_open(path) as file:
+            keywords: dict[str, Any] = {"format": suffix[1:], **options}
+            figure.savefig(file, **keywords)
+        written.append(path)
+    return written

@@ -1,0 +1,1 @@
+"""Weights in and out: the folders that other tools read and write."""

@@ -1,0 +1,304 @@
+"""What wrong input gets, through the command line: exit code 2, one message, no traceback, nothing lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gpt2.files import read_json
+from tests.conftest import SMALL, Answer, make_text
+
+Cli = Callable[..., Answer]
+QUICK = (*SMALL, "--train.steps", "4", "--train.eval-every", "2")
+
+
+def wrong(answer: Answer, *said: str) -> None:
+    """The answer is one clear message that says these words."""
+    assert answer.code == 2, answer
+    assert "Error:" in answer.err
+    assert answer.err.count("Error:") == 1
+    assert "Traceback" not in answer.err
+    assert answer.out == ""
+    for words in said:
+        assert words in answer.err, answer.err
+
+
+def is_untouched(folder: Path) -> None:
+    """A mistake leaves no half-made run behind."""
+    assert not [path for path in folder.glob("runs/*") if not path.name.startswith(".")]
+
+
+@pytest.fixture
+def run(cli: Cli, workplace: Path) -> Path:
+    """A finished small run with several checkpoints."""
+    (workplace / "notes.txt").write_text(make_text(600))
+    answer = cli("train", "notes.txt", "--run", "small", *QUICK, "--train.keep", "9")
+    assert answer.code == 0, answer.err
+    return workplace / "runs" / "small"
+
+
+def test_a_missing_path(cli: Cli, workplace: Path) -> None:
+    (workplace / "notes.txt").write_text("x")
+    wrong(cli("train", "note.txt"), "note.txt", "notes.txt")
+    is_untouched(workplace)
+
+
+def test_an_empty_file(cli: Cli, workplace: Path) -> None:
+    (workplace / "empty.txt").touch()
+    wrong(cli("train", "empty.txt"), "empty.txt is empty")
+
+
+def test_an_empty_folder(cli: Cli, workplace: Path) -> None:
+    (workplace / "texts").mkdir()
+    wrong(cli("train", "texts"), "texts is empty")
+
+
+def test_only_white_space(cli: Cli, workplace: Path) -> None:
+    (workplace / "blank.txt").write_text(" \n\t\n" * 100)
+    wrong(cli("train", "blank.txt"), "blank.txt", "white space")
+
+
+def test_a_folder_without_a_supported_file_names_what_was_found(cli: Cli, workplace: Path) -> None:
+    (workplace / "photos").mkdir()
+    for name in ("a.png", "b.png", "c.pdf"):
+        (workplace / "photos" / name).write_bytes(b"\x89PNG")
+    wrong(cli("train", "photos"), "2 .png", "1 .pdf", ".csv")
+
+
+def test_a_binary_file_posing_as_text(cli: Cli, workplace: Path) -> None:
+    (workplace / "photo.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)) * 40)
+    wrong(cli("train", "photo.txt"), "photo.txt")
+
+
+def test_nul_bytes_in_text_and_table(cli: Cli, workplace: Path) -> None:
+    (workplace / "notes.txt").write_bytes(make_text(500).encode() + b"\0 and on")
+    wrong(cli("train", "notes.txt"), "notes.txt", "NUL")
+    (workplace / "table.csv").write_bytes(b"id,text\n1,some words\n2,more\0words\n")
+    wrong(cli("train", "table.csv"), "table.csv", "NUL")
+
+
+TABLE = "title,body\n" + "\n".join(f"Title {n},{make_text(30, n)[:-1].replace(chr(10), ' ')}" for n in range(60)) + "\n"
+
+
+def test_a_column_that_is_not_there_names_those_that_are(cli: Cli, workplace: Path) -> None:
+    (workplace / "table.csv").write_text(TABLE)
+    wrong(cli("train", "table.csv", "--data.columns", "titel"), "titel", "title", "body")
+
+
+def test_a_template_with_an_unknown_field(cli: Cli, workplace: Path) -> None:
+    (workplace / "table.csv").write_text(TABLE)
+    wrong(cli("train", "table.csv", "--data.template", "{title}: {text}"), "text", "title", "body")
+
+
+@pytest.mark.parametrize("template", ["no field", "{title", "{title.upper}", "{}"])
+def test_a_template_that_is_none(cli: Cli, workplace: Path, template: str) -> None:
+    (workplace / "table.csv").write_text(TABLE)
+    wrong(cli("train", "table.csv", "--data.template", template), "template")
+
+
+def test_an_unclosed_quote_names_file_and_line(cli: Cli, workplace: Path) -> None:
+    (workplace / "table.csv").write_text(TABLE + 'Bad,"this quote is never closed\n' + TABLE.partition("\n")[2])
+    wrong(cli("train", "table.csv"), "table.csv", "line 62", "quote")
+
+
+def test_a_row_with_too_many_fields(cli: Cli, workplace: Path) -> None:
+    (workplace / "table.csv").write_text(TABLE + "One,two,three\n")
+    wrong(cli("train", "table.csv"), "table.csv", "line 62", "3")
+
+
+def test_a_field_of_over_a_million_characters(cli: Cli, workplace: Path) -> None:
+    (workplace / "table.csv").write_text(TABLE + f"Long,{'word ' * 200_001}\n")
+    wrong(cli("train", "table.csv"), "table.csv", "line 62", "1,000,000")
+
+
+def test_text_shorter_than_one_window(cli: Cli, workplace: Path) -> None:
+    (workplace / "short.txt").write_text("only a few words here\n")
+    wrong(cli("train", "short.txt", *QUICK, "--model.context-length", "64"), "context-length", "65")
+    is_untouched(workplace)
+
+
+def test_an_empty_validation_part(cli: Cli, workplace: Path) -> None:
+    (workplace / "notes.txt").write_text(make_text(100))
+    wrong(cli("train", "notes.txt", *QUICK, "--data.validation", "0.0001"), "validation part", "--data.validation")
+
+
+def test_heads_that_do_not_divide_the_width(cli: Cli, workplace: Path) -> None:
+    (workplace / "notes.txt").write_text(make_text(100))
+    wrong(cli("train", "notes.txt", "--model.n-embd", "100", "--model.n-head", "3"), "100", "divide")
+
+
+@pytest.mark.parametrize("options", [("--train.steps", "0"), ("--train.steps", "some"), ("--optim.name", "adam")])
+def test_a_wrong_value(cli: Cli, workplace: Path, options: tuple[str, ...]) -> None:
+    wrong(cli("train", *options), options[0].removeprefix("--"), options[1])
+
+
+def test_an_unknown_option_names_the_nearest(cli: Cli) -> None:
+    answer = cli("train", "--train.step", "3")
+    assert answer.code == 2
+    assert "--train.steps" in answer.err + answer.out
+
+
+def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
+    wrong(cli("trian"), "trian", "gpt2 train")
+
+
+def test_a_run_name_that_exists_offers_resume(cli: Cli, run: Path) -> None:
+    before = sorted(run.rglob("*"))
+    wrong(cli("train", "notes.txt", "--run", "small", *QUICK), "runs/small already", "--resume runs/small")
+    assert sorted(run.rglob("*")) == before
+
+
+def test_two_processes_in_one_run_folder(cli: Cli, run: Path) -> None:
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time\nfrom pathlib import Path\nfrom gpt2.files import locked\n"
+            "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)",
+            str(run),
+        ],
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        wrong(cli("train", "--resume", "runs/small"), "in use by process", str(holder.pid))
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def flip_a_bit(path: Path, at: int = -100) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_flipped_byte_names_the_file_and_falls_back(cli: Cli, run: Path) -> None:
+    flip_a_bit(run / "checkpoints" / "step-00000004" / "model.safetensors")
+    answer = cli("generate", "runs/small", "The", "--checkpoint", "last", "--max-tokens", "3")
+    assert answer.code == 0
+    assert "step-00000004/model.safetensors is damaged" in answer.err
+    flip_a_bit(run / "checkpoints" / "step-00000002" / "model.safetensors")
+    wrong(cli("generate", "runs/small", "The"), "No checkpoint")
+
+
+def test_a_missing_file_of_a_checkpoint(cli: Cli, run: Path) -> None:
+    (run / "checkpoints" / "step-00000004" / "tokenizer.json").unlink()
+    answer = cli("generate", "runs/small", "The", "--checkpoint", "last", "--max-tokens", "3")
+    assert answer.code == 0
+    assert "step-00000004/tokenizer.json is missing" in answer.err
+
+
+def test_resume_on_changed_data(cli: Cli, run: Path, workplace: Path) -> None:
+    (run / "checkpoints" / "step-00000004" / "MANIFEST.json").unlink()  # as if it had stopped before
+    (workplace / "notes.txt").write_text(make_text(700))
+    wrong(cli("train", "--resume", "runs/small"), "changed", "notes.txt")
+    (workplace / "notes.txt").unlink()
+    wrong(cli("train", "--resume", "runs/small"), "notes.txt")
+
+
+def test_prepared_tokens_that_rot_are_named(cli: Cli, run: Path, workplace: Path) -> None:
+    (run / "checkpoints" / "step-00000004" / "MANIFEST.json").unlink()
+    (shard,) = workplace.glob("runs/.prepared/*/train-00000.bin")
+    flip_a_bit(shard)
+    wrong(cli("train", "--resume", "runs/small"), "train-00000.bin")
+
+
+def test_resume_of_a_complete_run(cli: Cli, run: Path) -> None:
+    wrong(cli("train", "--resume", "runs/small"), "is complete")
+
+
+def test_resume_takes_no_other_setting(cli: Cli, run: Path) -> None:
+    wrong(cli("train", "--resume", "runs/small", "--train.steps", "9"), "--resume")
+
+
+@pytest.mark.parametrize("command", ["chat", "generate", "plot"])
+def test_no_such_run(cli: Cli, run: Path, command: str) -> None:
+    wrong(cli(command, "runs/smal"), "runs/smal", "runs/small")
+
+
+def test_chat_before_any_training(cli: Cli, workplace: Path) -> None:
+    wrong(cli("chat"), "gpt2 train")
+
+
+def test_a_context_longer_than_the_models(cli: Cli, run: Path) -> None:
+    """The prompt may be longer than the context: what does not fit is left out, and it is said or works."""
+    answer = cli("generate", "runs/small", "The cat " * 50, "--max-tokens", "5")
+    assert answer.code == 0
+    assert answer.out.startswith("The cat ")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_folder(cli: Cli, workplace: Path) -> None:
+    (workplace / "notes.txt").write_text(make_text(600))
+    workplace.chmod(0o555)
+    try:
+        wrong(cli("train", "notes.txt", *QUICK), "permission")
+    finally:
+        workplace.chmod(0o755)
+
+
+def test_runs_is_a_file(cli: Cli, workplace: Path) -> None:
+    (workplace / "notes.txt").write_text(make_text(600))
+    (workplace / "runs").write_text("in the way")
+    wrong(cli("train", "notes.txt", *QUICK), "runs")
+    assert (workplace / "runs").read_text() == "in the way"
+
+
+LIMITED = """
+import resource, signal, sys
+from gpt2.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+import gpt2.training.checkpoint as checkpoint, gpt2.files as files
+save = checkpoint.save
+def limited(run, step, *rest, **named):
+    if step >= int(sys.argv[1]):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    try:
+        return save(run, step, *rest, **named)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+checkpoint.save = limited
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_FSIZE")
+def test_a_full_disk_while_saving_loses_nothing(workplace: Path) -> None:
+    (workplace / "notes.txt").write_text(make_text(600))
+    argv = [sys.executable, "-c", LIMITED, "4", "train", "notes.txt", "--run", "full", *QUICK]
+    ended = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "No space left" in " ".join(ended.stderr.split())
+    assert [path.name for path in (workplace / "runs/full/checkpoints").iterdir()] == ["step-00000002"]
+    again = subprocess.run(
+        [sys.executable, "-m", "gpt2", "train", "--resume", "runs/full"], capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_saves_and_says_how_to_go_on(workplace: Path, number: signal.Signals) -> None:
+    (workplace / "notes.txt").write_text(make_text(600))
+    argv = [sys.executable, "-m", "gpt2", "train", "notes.txt", "--run", "long", *SMALL, "--train.steps", "100000"]
+    process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+    metrics = workplace / "runs/long/metrics.jsonl"
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "gpt2 train --resume runs/long" in " ".join(said.split())
+    state = read_json(workplace / "runs/long/run_state.json")
+    assert state["status"] == "interrupted"
+    assert (workplace / f"runs/long/checkpoints/step-{state['step']:08d}/MANIFEST.json").exists()
+    assert len(metrics.read_text().splitlines()) == state["step"]

@@ -1,0 +1,123 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gpt2.errors import CheckpointError, RunError
+from gpt2.files import write_json
+from gpt2.training import checkpoint
+
+
+def writer(value: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_text(value)
+        write_json(folder / "run.json", {"value": value})
+
+    return write
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs" / "example"
+    folder.mkdir(parents=True)
+    write_json(folder / "run.json", {})
+    for step, best in ((10, True), (20, True), (30, False), (40, False)):
+        checkpoint.save(folder, step, writer(str(step)), 0, best, keep=2)
+    return folder
+
+
+def test_the_newest_and_the_best_are_kept(run: Path) -> None:
+    assert [path.name for path in checkpoint.list_checkpoints(run)] == [
+        "step-00000020",
+        "step-00000030",
+        "step-00000040",
+    ]
+    assert (run / "best" / "model.safetensors").read_text() == "20"
+    assert (run / "last" / "model.safetensors").read_text() == "40"
+
+
+def test_a_run_is_found_by_name_by_path_and_as_the_newest(run: Path) -> None:
+    root = run.parent
+    for name in ("example", str(run), None):
+        assert checkpoint.open_checkpoint(name, "last", root).step == 40
+    opened = checkpoint.open_checkpoint(str(run), "step-00000030", root)
+    assert (opened.step, opened.settings, opened.run_folder) == (30, {"value": "30"}, run)
+    assert checkpoint.open_checkpoint(str(run / "best"), root=root).step == 20
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "no manifest", "broken manifest", "empty manifest"])
+def test_a_damaged_checkpoint_is_passed_over_and_named(
+    run: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run / "checkpoints" / "step-00000040"
+    path = folder / "model.safetensors"
+    match damage:
+        case "flip":
+            path.write_text("41")
+        case "truncate":
+            path.write_text("4")
+        case "remove":
+            path.unlink()
+        case "no manifest":
+            (folder / "MANIFEST.json").unlink()
+        case "broken manifest":
+            (folder / "MANIFEST.json").write_text("{")
+        case "empty manifest":
+            (folder / "MANIFEST.json").write_text("{}")
+    assert checkpoint.newest_valid(run).name == "step-00000030"
+    assert checkpoint.open_checkpoint(str(run), "last").step == 30
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("step-00000040" in said) or damage == "no manifest"
+    if damage in ("flip", "truncate", "remove"):
+        with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+            checkpoint.verify(folder)
+
+
+def test_without_any_whole_checkpoint_it_stops(run: Path) -> None:
+    for folder in checkpoint.list_checkpoints(run):
+        (folder / "config.json").write_text("altered")
+    with pytest.raises(CheckpointError, match="No checkpoint"):
+        checkpoint.open_checkpoint(str(run))
+
+
+def test_a_failed_save_leaves_everything_as_it_was(run: Path) -> None:
+    def fails(folder: Path) -> None:
+        (folder / "half").write_text("")
+        raise OSError(28, "No space left on device")
+
+    before = sorted(path.relative_to(run) for path in run.rglob("*"))
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(run, 50, fails, 0, True, keep=1)
+    assert sorted(path.relative_to(run) for path in run.rglob("*")) == before
+    checkpoint.verify(run / "best")
+
+
+def test_a_checkpoint_too_large_for_the_disk_is_not_begun(run: Path) -> None:
+    def never(folder: Path) -> None:
+        raise AssertionError("it was begun")
+
+    with pytest.raises(OSError, match="needed"):
+        checkpoint.save(run, 50, never, 2**80, True, keep=1)
+
+
+def test_saving_a_step_again_replaces_it(run: Path) -> None:
+    checkpoint.save(run, 40, writer("again"), 0, False, keep=2)
+    assert (run / "last" / "model.safetensors").read_text() == "again"
+
+
+@pytest.mark.parametrize(("run_name", "which"), [("absent", "best"), ("example", "step-00000077")])
+def test_what_is_not_there_is_answered_with_what_is(run: Path, run_name: str, which: str) -> None:
+    with pytest.raises(RunError) as error:
+        checkpoint.open_checkpoint(run_name, which, run.parent)
+    assert "example" in str(error.value)
+
+
+def test_without_links_a_file_leads_to_the_checkpoint(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("links are not allowed")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    checkpoint.save(run, 50, writer("50"), 0, True, keep=2)
+    assert not (run / "best").is_symlink()
+    assert checkpoint.open_checkpoint(str(run), "best").step == 50

@@ -1,0 +1,127 @@
+import math
+from pathlib import Path
+
+import pytest
+
+from gpt2.config.load import command_line, overlay, read_toml, validate
+from gpt2.config.presets import PRESETS
+from gpt2.config.resolve import (
+    resolve_micro_batch,
+    resolve_model,
+    resolve_tokenizer,
+    resolve_training,
+)
+from gpt2.config.schema import ModelSettings, Settings, TrainSettings
+from gpt2.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_only_what_was_typed_overrides_the_file() -> None:
+    typed = command_line(
+        Settings, ["a.txt", "b.csv", "--model.n-layer", "3", "--data.columns", "x", "y"], "gpt2", ["sources"]
+    )
+    assert typed == {"sources": ("a.txt", "b.csv"), "model": {"n_layer": "3"}, "data": {"columns": ("x", "y")}}
+    merged = validate(Settings, overlay({"model": {"n_layer": 9, "n_head": 2}, "train": {"seed": 5}}, typed))
+    assert (merged.model.n_layer, merged.model.n_head, merged.train.seed) == (3, 2, 5)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"train": {"step": 3}}, "There is no setting train.step.\nDid you mean train.steps?"),
+        ({"trian": {}}, "There is no setting trian.\nDid you mean train?"),
+        ({"train": {"steps": "x"}}, "train.steps: a whole number is needed, not 'x'."),
+        ({"train": {"steps": 0}}, "train.steps: must be greater than or equal to 1, not 0."),
+        ({"model": {"preset": "gpt-2"}}, "Did you mean gpt2?"),
+        ({"tokenizer": "bpe"}, "choose auto, gpt2, char or bpe:N"),
+        ({"tokenizer": "bpe:10"}, "257 to 200000"),
+        ({"train": {"steps": 5, "epochs": 2}}, "give train.steps or train.epochs, not both"),
+        ({"optim": {"lr": math.inf}}, "optim.lr: a finite number is needed"),
+        ({"run": "../elsewhere"}, "is no run name"),
+        ({"data": {"validation": 1}}, "data.validation: must be less than 1"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_the_nearest_right_one(values: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        validate(Settings, values)
+    assert said in str(error.value)
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        validate(Settings, {"train": {"steps": 0, "seed": "x"}, "optim": {"lr": -1}})
+    assert all(name in error.value.what for name in ("train.steps", "train.seed", "optim.lr"))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
+def test_every_configuration_in_the_repository_is_valid_and_holds_only_differences(path: Path) -> None:
+    values = read_toml(path)
+    settings = validate(Settings, values)
+    resolve_model(settings.model)
+    assert len(path.read_text().splitlines()) <= 32
+
+    def differing(given: dict[str, object], defaults: object) -> None:
+        for name, value in given.items():
+            default = getattr(defaults, name)
+            if isinstance(value, dict):
+                differing(value, default)
+            else:
+                assert value != default, f"{name} = {value!r} is the default"
+
+    differing(values, Settings())
+
+
+def test_a_missing_configuration_names_those_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "there.toml").write_text("")
+    with pytest.raises(ConfigError, match=r"there\.toml"):
+        read_toml(tmp_path / "absent.toml")
+
+
+def test_heads_must_divide_the_width() -> None:
+    with pytest.raises(ConfigError) as error:
+        resolve_model(ModelSettings(n_embd=100, n_head=3))
+    assert "1, 2, 4, 5, 10, 20, 25, 50, 100" in error.value.fix
+
+
+def test_sizes_come_from_the_preset_unless_given() -> None:
+    model = resolve_model(ModelSettings(preset="gpt2-xl", n_layer=2))
+    assert (model.n_layer, model.n_head, model.n_embd) == (2, PRESETS["gpt2-xl"].n_head, 1600)
+
+
+def test_the_vocabulary_grows_with_the_text() -> None:
+    assert [resolve_tokenizer("auto", size) for size in (0, 20_000, 10**6, 10**7, 10**8)] == [
+        "bpe:512",
+        "bpe:512",
+        "bpe:4096",
+        "bpe:8192",
+        "gpt2",
+    ]
+    assert resolve_tokenizer("char", 10**8) == "char"
+
+
+@pytest.mark.parametrize(
+    ("train", "windows", "steps"),
+    [
+        (TrainSettings(steps=7), 1000, 7),
+        (TrainSettings(epochs=2.5, batch_size=10), 1000, 250),
+        (TrainSettings(epochs=0.001, batch_size=10), 10, 1),
+        (TrainSettings(batch_size=10), 10, 1000),  # ten epochs would be ten steps
+        (TrainSettings(batch_size=10), 3000, 3000),
+        (TrainSettings(batch_size=10), 10**6, 10_000),
+    ],
+)
+def test_the_length_of_a_run(train: TrainSettings, windows: int, steps: int) -> None:
+    settings = Settings(train=train, model=resolve_model(ModelSettings()))
+    resolved = resolve_training(settings, windows, 1000, 2**30)
+    assert resolved.train.steps == steps
+    assert resolved.optim.lr is not None
+
+
+def test_the_micro_batch_fits_the_memory() -> None:
+    model = resolve_model(ModelSettings(preset="gpt2"))
+    sizes = [resolve_micro_batch(model, 50257, 64, memory) for memory in (0, 2**32, 2**33, 2**50)]
+    assert sizes[0] == 1
+    assert sizes[-1] == 64
+    assert sizes == sorted(sizes)
+    assert sizes[1] < sizes[2] < 64

@@ -1,0 +1,75 @@
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from gpt2.errors import RunError, UserError
+from gpt2.files import atomic_folder, atomic_open, locked, read_json, sweep_temporaries, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ZeroDivisionError), atomic_open(path, "w") as file:
+        file.write("half")
+        raise ZeroDivisionError
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    final = tmp_path / "final"
+    with pytest.raises(ZeroDivisionError), atomic_folder(final) as folder:
+        (folder / "a").write_text("1")
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+    for value in ("1", "2"):  # the second replaces the first
+        with atomic_folder(final) as folder:
+            (folder / "a").write_text(value)
+            assert not final.exists() or (final / "a").read_text() == "1"
+    assert (final / "a").read_text() == "2"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["final"]
+
+
+def test_what_an_interruption_left_is_swept(tmp_path: Path) -> None:
+    (tmp_path / ".final.tmp-1234").mkdir()
+    (tmp_path / ".file.json.1234.tmp").write_text("half")
+    (tmp_path / "kept").write_text("")
+    sweep_temporaries(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 100_000, "nonsense"])
+def test_no_json_is_a_clear_error(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "value.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"value\.json is not valid JSON"):
+        read_json(path)
+
+
+def test_json_has_a_size_limit(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    path.write_text('"' + "x" * 100 + '"')
+    with pytest.raises(UserError, match="at most 50"):
+        read_json(path, limit=50)
+
+
+def _hold(folder: Path, held: "multiprocessing.synchronize.Event", done: "multiprocessing.synchronize.Event") -> None:
+    with locked(folder):
+        held.set()
+        done.wait(20)
+
+
+def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    held, done = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(tmp_path, held, done))
+    process.start()
+    assert held.wait(20)
+    with pytest.raises(RunError, match=f"in use by process {process.pid}"), locked(tmp_path):
+        pass
+    process.kill()  # the lock ends with its process, even so
+    process.join()
+    with locked(tmp_path):
+        pass

@@ -1,0 +1,33 @@
+from pathlib import Path
+
+from gpt2.training.metrics import MetricsFile, Record, read_metrics
+
+
+def record(step: int, val_loss: float | None = None) -> Record:
+    return Record(step, step / 10, step * 100, step * 0.5, 1 / step, 1e-3, 0.5, 200.0, val_loss)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    records = [record(1), record(2, 3.25), record(3)]
+    metrics = MetricsFile(path)
+    for one in records:
+        metrics.log(one)
+    assert read_metrics(path) == records  # before it is closed: a reader may look at any time
+    metrics.close()
+    assert '"val_loss": 3.25' in path.read_text().splitlines()[1]
+    assert "val_loss" not in path.read_text().splitlines()[0]
+
+
+def test_resume_cuts_the_file_back_to_its_step(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    metrics = MetricsFile(path)
+    for step in range(1, 8):
+        metrics.log(record(step))
+    metrics.close()
+    with path.open("a") as file:
+        file.write('{"step": 8, "tok')  # killed while writing
+    again = MetricsFile(path, keep_to_step=5)
+    again.log(record(6))
+    again.close()
+    assert [one.step for one in read_metrics(path)] == [1, 2, 3, 4, 5, 6]

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+
+from gpt2.corpus.document import Document
+from gpt2.corpus.split import plan_split, scan
+from gpt2.errors import DataError
+
+
+def documents(texts: list[str]) -> list[Document]:
+    return [Document("test", None, (text[: len(text) // 2], text[len(text) // 2 :])) for text in texts]
+
+
+def sides(texts: list[str], kind: str = "auto", share: float = 0.1) -> tuple[str, dict[str, list[str]]]:
+    found = scan(documents(texts))
+    split = plan_split(found, kind, share)  # type: ignore[arg-type]
+    result: dict[str, list[str]] = {"train": [], "validation": []}
+    for number, document in enumerate(documents(texts)):
+        for side, pieces in split.parts(document, int(found.hashes[number]), int(found.characters[number])):
+            result[side].append("".join(pieces))
+    return split.kind, result
+
+
+def test_many_documents_are_split_whole_and_equal_ones_together() -> None:
+    texts = [f"document {number % 300}" for number in range(600)]
+    kind, result = sides(texts)
+    assert kind == "documents"
+    assert not set(result["train"]) & set(result["validation"])
+    assert sorted(result["train"] + result["validation"]) == sorted(texts)
+    assert len(set(result["validation"])) == 30
+
+
+def test_the_side_of_a_document_does_not_depend_on_its_place() -> None:
+    texts = [f"document {number}" for number in range(200)]
+    assert set(sides(texts)[1]["validation"]) == set(sides(texts[::-1])[1]["validation"])
+
+
+def test_few_documents_are_split_by_position() -> None:
+    texts = ["a" * 900 + "b" * 100, "c" * 90 + "d" * 10]
+    kind, result = sides(texts)
+    assert kind == "position"
+    assert result == {"train": ["a" * 900, "c" * 90], "validation": ["b" * 100, "d" * 10]}
+
+
+def test_one_novel_among_notes_is_split_by_position() -> None:
+    texts = ["novel " * 5000, *(f"note {number}" for number in range(100))]
+    assert sides(texts)[0] == "position"
+
+
+def test_an_odd_cut_is_inside_a_piece() -> None:
+    assert sides(["0123456789" * 10], share=0.25)[1] == {
+        "train": [("0123456789" * 10)[:75]],
+        "validation": [("0123456789" * 10)[75:]],
+    }
+
+
+def test_one_document_cannot_be_split_whole() -> None:
+    with pytest.raises(DataError, match="only 1 document"):
+        sides(["text", "text"], kind="documents")
+
+
+def test_even_two_documents_give_one_to_each_side() -> None:
+    _, result = sides(["one", "two"], kind="documents", share=0.9)
+    assert {len(texts) for texts in result.values()} == {1}
+
+
+def test_the_scan_counts() -> None:
+    found = scan(documents(["äb", "c", "äb"]))
+    assert found.duplicates == 1
+    assert found.text_bytes == 7
+    assert found.characters.tolist() == [2, 1, 2]
+    assert found.hashes[0] == found.hashes[2] != found.hashes[1]
+    assert found.hashes.dtype == np.uint64
