@@ -77,9 +77,9 @@ def test_a_binary_file_posing_as_text(cli: Cli, workplace: Path) -> None:
 
 def test_nul_bytes_in_text_and_table(cli: Cli, workplace: Path) -> None:
     (workplace / "notes.txt").write_bytes(make_text(500).encode() + b"\0 and on")
-    wrong(cli("train", "notes.txt"), "notes.txt", "NUL")
+    wrong(cli("train", "notes.txt"), "notes.txt", "line 65")
     (workplace / "table.csv").write_bytes(b"id,text\n1,some words\n2,more\0words\n")
-    wrong(cli("train", "table.csv"), "table.csv", "NUL")
+    wrong(cli("train", "table.csv"), "table.csv", "line 3")
 
 
 TABLE = "title,body\n" + "\n".join(f"Title {n},{make_text(30, n)[:-1].replace(chr(10), ' ')}" for n in range(60)) + "\n"
@@ -124,7 +124,7 @@ def test_text_shorter_than_one_window(cli: Cli, workplace: Path) -> None:
 
 def test_an_empty_validation_part(cli: Cli, workplace: Path) -> None:
     (workplace / "notes.txt").write_text(make_text(100))
-    wrong(cli("train", "notes.txt", *QUICK, "--data.validation", "0.0001"), "validation part", "--data.validation")
+    wrong(cli("train", "notes.txt", *QUICK, "--data.validation", "0.0001"), "validation part", "--model.context-length")
 
 
 def test_heads_that_do_not_divide_the_width(cli: Cli, workplace: Path) -> None:

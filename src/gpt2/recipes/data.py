@@ -55,9 +55,9 @@ def prepare_data(settings: Settings, root: Path) -> tuple[Prepared, Sources]:
             "small model (--tokenizer gpt2 takes them all the same).",
             style="dim",
         )
-    for reason, count in prepared.stats.counts.items():
-        if count:
-            say(f"{count:,} {reason}.", style="dim")
+    left_out = [f"{count:,} {what}" for what, count in prepared.stats.counts.items() if what != "documents" and count]
+    if left_out:
+        say(f"Noticed on the way: {', '.join(left_out)}.", style="dim")
     return prepared, sources
 
 

@@ -3,13 +3,14 @@
 import functools
 import json
 import math
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from gpt2 import __version__
 from gpt2.config.resolve import resolve_model, resolve_training
@@ -82,14 +83,14 @@ def train(settings: Settings, started: float, name_hint: str | None = None) -> N
     settings = settings.model_copy(update={"model": resolve_model(settings.model)})
     folder = _new_folder(settings, name_hint)
     sources = choose_sources(settings.sources)
-    settings = settings.model_copy(update={"sources": absolute(sources)})
+    settings = settings.model_copy(update={"sources": sources})
     device = pick_device(settings.train.device)
     prepared, opened = prepare_data(settings, RUNS / ".prepared")
     assert settings.model.context_length
     require_windows(prepared.stats, settings.model.context_length)
     windows = _loader(settings, prepared).windows_per_epoch
     settings = resolve_training(settings, windows, prepared.stats.vocab_size, activation_memory(device))
-    settings = settings.model_copy(update={"run": folder.name})
+    settings = settings.model_copy(update={"run": folder.name, "sources": absolute(sources)})
     precision = pick_precision(settings.train.precision, device, settings.model.n_embd or 0)
     settings = settings.model_copy(
         update={"train": settings.train.model_copy(update={"device": str(device), "precision": precision})}
@@ -306,8 +307,8 @@ def _save(job: Job, trainer: Trainer, progress: Progress, best: bool) -> None:
 
     def write(folder: Path) -> None:
         end_of_text = job.prepared.tokenizer.end_of_text
-        save_file(export_tensors(model.state_dict()), folder / "model.safetensors", metadata={"format": "pt"})
-        save_file(optimizer_tensors(model, trainer.optimizer), folder / "training_state.safetensors")
+        checkpoint.write_tensors(folder / "model.safetensors", export_tensors(model.state_dict()))
+        checkpoint.write_tensors(folder / "training_state.safetensors", optimizer_tensors(model, trainer.optimizer))
         state = {"format": 1, "trainer": trainer.state(), "progress": progress.to_json()}
         files = {
             "config.json": hf_config(model.config, end_of_text),
@@ -416,4 +417,4 @@ def _changed(record: dict[str, Any], opened: Sources) -> str:
 
 
 def _hashes(opened: Sources) -> dict[str, str]:
-    return {str(file.path): file.sha256 for file in opened.files}
+    return {os.path.abspath(file.path): file.sha256 for file in opened.files}

@@ -12,10 +12,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 from gpt2.console import warn
 from gpt2.errors import CheckpointError, RunError, UserError
@@ -33,6 +37,24 @@ class OpenedCheckpoint:
     run_folder: Path | None
     step: int | None
     settings: dict[str, Any]
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write named tensors as a safetensors file, readable by whom other files are.
+
+    Raises:
+        OSError: the disk is full or cannot be written; safetensors itself raises an error of its own kind.
+    """
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)  # safetensors makes its files private
 
 
 def write_manifest(folder: Path) -> None:

@@ -39,7 +39,10 @@ class Progress:
     since_best: int = 0
     warned: bool = False
     validations: list[tuple[int, float, float]] = field(default_factory=list)
-    """(step, training loss since the validation before, validation loss) of each stop."""
+    """(step, mean training loss since the stop before, validation loss) of each stop."""
+    train_sum: float = 0.0
+    train_count: int = 0
+    """Sum and number of the training losses since the last stop."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; infinity as null."""
@@ -50,9 +53,7 @@ class Progress:
         """Back from JSON values."""
         best = values["best_loss"]
         validations = [(int(step), float(train), float(val)) for step, train, val in values["validations"]]
-        return cls(
-            math.inf if best is None else best, values["best_step"], values["since_best"], values["warned"], validations
-        )
+        return cls(**{**values, "best_loss": math.inf if best is None else best, "validations": validations})
 
 
 def overfitting(progress: Progress) -> str | None:
@@ -98,11 +99,11 @@ def fit(
         notify: tells the user something that happened.
         stop: a wish to end after the current step.
     """
-    train_losses: list[float] = []
     while trainer.step < rhythm.steps:
         epoch_before = math.floor(trainer.loader.epoch)
         record = trainer.train_step()
-        train_losses.append(record.train_loss)
+        progress.train_sum += record.train_loss
+        progress.train_count += 1
         step = record.step
         epoch_ended = math.floor(trainer.loader.epoch) > epoch_before
         epoch_steps = step / max(trainer.loader.epoch, 1e-9)
@@ -116,8 +117,8 @@ def fit(
         for tracker in trackers:
             tracker.log(record)
         if record.val_loss is not None and stop_here:
-            progress.validations.append((step, sum(train_losses) / len(train_losses), record.val_loss))
-            train_losses.clear()
+            progress.validations.append((step, progress.train_sum / progress.train_count, record.val_loss))
+            progress.train_sum, progress.train_count = 0.0, 0
             best = record.val_loss < progress.best_loss
             if best:
                 progress.best_loss, progress.best_step, progress.since_best = record.val_loss, step, 0

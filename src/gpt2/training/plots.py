@@ -50,6 +50,7 @@ def plot_run(run_folder: Path, title: str, references: Mapping[str, float], out:
     _draw_losses(top, records, TRAIN, VALIDATION, "training", "validation")
     shown = [record.train_loss for record in records[len(records) // 50 :]]
     shown += [record.val_loss for record in records if record.val_loss is not None]
+    shown += references.values()
     low, high = min(shown), max(shown)
     for name, value in references.items():
         top.axhline(value, color=GREY, linewidth=0.9, linestyle=(0, (5, 4)), zorder=1)
@@ -63,9 +64,8 @@ def plot_run(run_folder: Path, title: str, references: Mapping[str, float], out:
             color=GREY,
             fontsize=8,
         )
-        high = max(high, value)
     room = 0.06 * (high - low) or 0.1
-    top.set_ylim(max(0.0, low - room), high + room)
+    top.set_ylim(max(0.0, low - 3 * room), high + room)
     top.set_title(title, loc="left", fontsize=11, fontweight="bold")
     top.set_xlabel("optimizer step")
     top.set_ylabel("cross-entropy, nats a token")
@@ -76,12 +76,11 @@ def plot_run(run_folder: Path, title: str, references: Mapping[str, float], out:
             (best.step, _val_loss(best)),
             xytext=(0, -26),
             textcoords="offset points",
-            ha="center",
+            ha="right",
             fontsize=8,
             color=VALIDATION,
         )
-        top.set_ylim(bottom=max(0.0, low - 4 * room))
-    top.legend(frameon=False, loc="upper center", ncols=2)
+    top.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.93), ncols=2)
     _tokens_axis(top, records)
     kept = thin(len(records))
     steps = [records[index].step for index in kept]
@@ -174,7 +173,7 @@ def _figure(width: float, height: float) -> "Figure":
 
 def _write(figure: "Figure", stem: Path) -> list[Path]:
     for axes in figure.axes:
-        axes.spines[["right"]].set_visible(False)
+        axes.spines[["right", "top"]].set_visible(False)
         axes.grid(alpha=0.2)
     written = []
     for suffix, options in ((".png", {"dpi": 130}), (".svg", {})):

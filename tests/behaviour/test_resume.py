@@ -1,0 +1,126 @@
+"""A run that was stopped and resumed is the run that never stopped, bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gpt2.files import read_json
+from gpt2.training import fit as fit_module
+from gpt2.training.trainer import Trainer
+from tests.conftest import Answer, make_text
+
+Cli = Callable[..., Answer]
+STEPS = 12
+OPTIONS = (
+    "--tokenizer", "bpe:300", "--model.n-layer", "2", "--model.n-head", "2", "--model.n-embd", "16",
+    "--model.context-length", "16", "--model.dropout", "0.2", "--train.batch-size", "6",
+    "--train.micro-batch-size", "4", "--train.steps", str(STEPS), "--train.eval-every", "5",
+    "--train.sample-tokens", "4", "--train.keep", "99",
+)  # fmt: skip
+"""Dropout and accumulation (4 + 2) are on, and an epoch ends in mid-batch."""
+
+
+@pytest.fixture
+def uninterrupted(cli: Cli, workplace: Path) -> Path:
+    (workplace / "notes.txt").write_text(make_text(400))
+    answer = cli("train", "notes.txt", "--run", "whole", *OPTIONS)
+    assert answer.code == 0, answer.err
+    return workplace / "runs" / "whole"
+
+
+def numbers(run: Path) -> list[dict[str, float]]:
+    """The metrics without the clock's."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in ("seconds", "tokens_per_second")} for line in lines]
+
+
+def is_same(run: Path, whole: Path) -> None:
+    """Weights, optimizer, random order, metrics and samples agree in every bit."""
+    for name in ("model.safetensors", "training_state.safetensors"):
+        ours, theirs = load_file(run / "last" / name), load_file(whole / "last" / name)
+        assert ours.keys() == theirs.keys()
+        for key, tensor in ours.items():
+            assert torch.equal(tensor, theirs[key]), f"{name}: {key}"
+    assert read_json(run / "last" / "training_state.json") == read_json(whole / "last" / "training_state.json")
+    assert numbers(run) == numbers(whole)
+    assert (run / "samples.jsonl").read_text() == (whole / "samples.jsonl").read_text()
+
+
+def test_stopped_at_any_step(cli: Cli, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop after every single step in turn: one run, resumed eleven times."""
+    train_step = Trainer.train_step
+    request: list[fit_module.StopRequest] = []
+
+    class Recorded(fit_module.StopRequest):
+        def __enter__(self) -> "Recorded":
+            request.append(self)
+            super().__enter__()
+            return self
+
+    def step_and_stop(self: Trainer) -> object:
+        record = train_step(self)
+        request[-1].received = signal.SIGINT
+        return record
+
+    monkeypatch.setattr("gpt2.recipes.train.StopRequest", Recorded)
+    monkeypatch.setattr(Trainer, "train_step", step_and_stop)
+    answers = [cli("train", "notes.txt", "--run", "stopped", *OPTIONS)]
+    answers += [cli("train", "--resume", "runs/stopped") for _ in range(STEPS - 1)]
+    assert [answer.code for answer in answers] == [130] * (STEPS - 1) + [0], answers[0].err
+    is_same(uninterrupted.parent / "stopped", uninterrupted)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_killed_without_warning(cli: Cli, workplace: Path, uninterrupted: Path) -> None:
+    """SIGKILL at a moment of its own choosing; the steps since the last checkpoint are made again."""
+    argv = [sys.executable, "-m", "gpt2", "train", "notes.txt", "--run", "killed", *OPTIONS]
+    process = subprocess.Popen(argv, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    metrics = workplace / "runs/killed/metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and len(metrics.read_text().splitlines()) >= 6):
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    torch.set_num_threads(1)
+    answer = cli("train", "--resume", "runs/killed")
+    assert answer.code == 0 or "is complete" in answer.err
+    is_same(workplace / "runs/killed", uninterrupted)
+
+
+def test_from_the_checkpoint_before_a_damaged_one(cli: Cli, uninterrupted: Path) -> None:
+    """The newest checkpoint rots: the run goes back one, says so, and arrives at the same end."""
+    kept = {path.name: path.read_bytes() for path in (uninterrupted / "last").iterdir()}
+    expected = numbers(uninterrupted)
+    (uninterrupted / "checkpoints" / f"step-{STEPS:08d}" / "model.safetensors").write_bytes(b"rot")
+    answer = cli("train", "--resume", "runs/whole")
+    assert answer.code == 0, answer.err
+    assert "model.safetensors is damaged" in answer.err
+    assert numbers(uninterrupted) == expected
+    for name in ("model.safetensors", "training_state.json"):
+        assert (uninterrupted / "last" / name).read_bytes() == kept[name]
+
+
+def test_the_same_command_twice_gives_the_same_run(cli: Cli, uninterrupted: Path) -> None:
+    assert cli("train", "notes.txt", "--run", "again", *OPTIONS).code == 0
+    is_same(uninterrupted.parent / "again", uninterrupted)
+
+
+def test_run_json_repeats_the_run(cli: Cli, uninterrupted: Path, workplace: Path) -> None:
+    """The settings of run.json, given as a configuration, are the whole of the run."""
+    settings = read_json(uninterrupted / "run.json")["settings"]
+    lines = [f"sources = {json.dumps(settings['sources'])}", f"tokenizer = {json.dumps(settings['tokenizer'])}"]
+    for section in ("model", "data", "train", "optim", "schedule"):
+        values = {key: value for key, value in settings[section].items() if value is not None}
+        lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+    (workplace / "repeat.toml").write_text("\n".join(lines))
+    answer = cli("train", "--config", "repeat.toml", "--run", "repeated")
+    assert answer.code == 0, answer.err
+    is_same(uninterrupted.parent / "repeated", uninterrupted)
