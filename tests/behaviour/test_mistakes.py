@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.conftest import SMALL, Answer, make_text
 
 from gpt2.files import read_json
-from tests.conftest import SMALL, Answer, make_text
 
 Cli = Callable[..., Answer]
 QUICK = (*SMALL, "--train.steps", "4", "--train.eval-every", "2")
@@ -153,13 +153,22 @@ def test_a_run_name_that_exists_offers_resume(cli: Cli, run: Path) -> None:
     assert sorted(run.rglob("*")) == before
 
 
+HOLDER = """
+import sys, time
+from pathlib import Path
+from gpt2.files import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
 def test_two_processes_in_one_run_folder(cli: Cli, run: Path) -> None:
     holder = subprocess.Popen(
         [
             sys.executable,
             "-c",
-            "import sys, time\nfrom pathlib import Path\nfrom gpt2.files import locked\n"
-            "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)",
+            HOLDER,
             str(run),
         ],
         stdout=subprocess.PIPE,

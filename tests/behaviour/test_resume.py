@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.conftest import Answer, make_text
 
 from gpt2.files import read_json
 from gpt2.training import fit as fit_module
 from gpt2.training.trainer import Trainer
-from tests.conftest import Answer, make_text
 
 Cli = Callable[..., Answer]
 STEPS = 12
@@ -40,7 +40,9 @@ def uninterrupted(cli: Cli, workplace: Path) -> Path:
 def numbers(run: Path) -> list[dict[str, float]]:
     """The metrics without the clock's."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in ("seconds", "tokens_per_second")} for line in lines]
+    return [
+        {key: value for key, value in line.items() if key not in ("seconds", "tokens_per_second")} for line in lines
+    ]
 
 
 def is_same(run: Path, whole: Path) -> None:
@@ -71,7 +73,7 @@ def test_stopped_at_any_step(cli: Cli, uninterrupted: Path, monkeypatch: pytest.
         request[-1].received = signal.SIGINT
         return record
 
-    monkeypatch.setattr("gpt2.recipes.train.StopRequest", Recorded)
+    monkeypatch.setattr("gpt2.recipes.run.StopRequest", Recorded)
     monkeypatch.setattr(Trainer, "train_step", step_and_stop)
     answers = [cli("train", "notes.txt", "--run", "stopped", *OPTIONS)]
     answers += [cli("train", "--resume", "runs/stopped") for _ in range(STEPS - 1)]

@@ -26,7 +26,7 @@ def write(folder, documents, vocab_size=300, shard_tokens=2**27, name="train"):
     return entry
 
 
-@pytest.fixture()
+@pytest.fixture
 def small_blocks(monkeypatch):
     monkeypatch.setattr(shards, "BLOCK_BYTES", 16)
 

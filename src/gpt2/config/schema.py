@@ -22,69 +22,86 @@ class Section(BaseModel):
 class ModelSettings(Section):
     """The shape of the network. What is not given here is the preset's."""
 
-    preset: PresetName = Field("gpt2-mini", description="named size; the settings below override parts of it")
-    n_layer: Count | None = Field(None, description="transformer blocks")
-    n_head: Count | None = Field(None, description="attention heads of a block; must divide n-embd")
-    n_embd: Count | None = Field(None, description="width: numbers in the vector of one token")
-    context_length: Annotated[int, Field(ge=2)] | None = Field(None, description="tokens the model sees at once")
+    preset: PresetName = Field(default="gpt2-mini", description="named size; the settings below override parts of it")
+    n_layer: Count | None = Field(default=None, description="transformer blocks")
+    n_head: Count | None = Field(default=None, description="attention heads of a block; must divide n-embd")
+    n_embd: Count | None = Field(default=None, description="width: numbers in the vector of one token")
+    context_length: Annotated[int, Field(ge=2)] | None = Field(
+        default=None, description="tokens the model sees at once"
+    )
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.1, description="share of activations dropped in training, 0 to below 1"
+        default=0.1, description="share of activations dropped in training, 0 to below 1"
     )
 
 
 class DataSettings(Section):
     """How files become documents, and documents the training and validation parts."""
 
-    columns: tuple[str, ...] = Field((), description="table columns to read; without any, the text columns are found")
+    columns: tuple[str, ...] = Field(
+        default=(), description="table columns to read; without any, the text columns are found"
+    )
     template: str | None = Field(
-        None, description=r"text of a table row, such as 'Q: {question}\nA: {answer}'; fields are column names"
+        default=None, description=r"text of a table row, such as 'Q: {question}\nA: {answer}'; fields are column names"
     )
-    header: Literal["auto", "yes", "no"] = Field("auto", description="whether a table's first row names its columns")
-    encoding: str | None = Field(None, description="character encoding of the files, such as cp1252; else detected")
+    header: Literal["auto", "yes", "no"] = Field(
+        default="auto", description="whether a table's first row names its columns"
+    )
+    encoding: str | None = Field(
+        default=None, description="character encoding of the files, such as cp1252; else detected"
+    )
     validation: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.1, description="share of the data kept for validation, above 0 and below 1"
+        default=0.1, description="share of the data kept for validation, above 0 and below 1"
     )
-    validation_source: tuple[str, ...] = Field((), description="files to validate on, in place of a share")
+    validation_source: tuple[str, ...] = Field(default=(), description="files to validate on, in place of a share")
     split: Literal["auto", "documents", "position"] = Field(
-        "auto", description="validate on whole documents, or on the last part of each; auto: documents where many"
+        default="auto",
+        description="validate on whole documents, or on the last part of each; auto: documents where many",
     )
     stride: Count | None = Field(
-        None, description="tokens from one training window to the next; else context-length (no overlap)"
+        default=None, description="tokens from one training window to the next; else context-length (no overlap)"
     )
 
 
 class TrainSettings(Section):
     """How long, in which portions, how often to look, and on what."""
 
-    steps: Count | None = Field(None, description="optimizer steps")
-    epochs: Positive | None = Field(None, description="passes over the training part; give this or steps, or neither")
-    batch_size: Count = Field(32, description="sequences in an optimizer step")
+    steps: Count | None = Field(default=None, description="optimizer steps")
+    epochs: Positive | None = Field(
+        default=None, description="passes over the training part; give this or steps, or neither"
+    )
+    batch_size: Count = Field(default=32, description="sequences in an optimizer step")
     micro_batch_size: Count | None = Field(
-        None, description="sequences in memory at once, gradients accumulated; else as many as fit the estimate"
+        default=None, description="sequences in memory at once, gradients accumulated; else as many as fit the estimate"
     )
     eval_every: Count | None = Field(
-        None, description="steps between validations, besides the end of each epoch; else a twentieth of the run"
+        default=None,
+        description="steps between validations, besides the end of each epoch; else a twentieth of the run",
     )
     eval_tokens: Count = Field(
-        2_000_000, description="validation tokens to use at most; a larger part is sampled evenly, and it is said"
+        default=2_000_000,
+        description="validation tokens to use at most; a larger part is sampled evenly, and it is said",
     )
-    save_every: Count | None = Field(None, description="steps between checkpoints, besides validations; else none")
-    keep: Count = Field(2, description="checkpoints to keep, besides the best one")
+    save_every: Count | None = Field(
+        default=None, description="steps between checkpoints, besides validations; else none"
+    )
+    keep: Count = Field(default=2, description="checkpoints to keep, besides the best one")
     patience: Count | None = Field(
-        None, description="stop after this many validations without a new best; else never early"
+        default=None, description="stop after this many validations without a new best; else never early"
     )
-    grad_clip: Annotated[float, Field(ge=0.0)] = Field(1.0, description="largest norm of the gradient; 0: no limit")
+    grad_clip: Annotated[float, Field(ge=0.0)] = Field(
+        default=1.0, description="largest norm of the gradient; 0: no limit"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="number format of the matrix products; auto: bf16 where the device gains from it"
+        default="auto", description="number format of the matrix products; auto: bf16 where the device gains from it"
     )
-    compile: bool = Field(False, description="compile the model with torch.compile: slow start, faster steps")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1 or mps")
+    compile: bool = Field(default=False, description="compile the model with torch.compile: slow start, faster steps")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1 or mps")
     sample_tokens: Annotated[int, Field(ge=0)] = Field(
-        64, description="tokens of sample text written at each validation; 0: none"
+        default=64, description="tokens of sample text written at each validation; 0: none"
     )
-    sample_prompt: str = Field("", description="text that each sample continues; else a new document")
+    sample_prompt: str = Field(default="", description="text that each sample continues; else a new document")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
-        1337, description="number that fixes initial weights, data order and dropout"
+        default=1337, description="number that fixes initial weights, data order and dropout"
     )
 
     @model_validator(mode="after")
@@ -97,36 +114,41 @@ class TrainSettings(Section):
 class OptimSettings(Section):
     """The optimizer: AdamW (Loshchilov & Hutter 2019)."""
 
-    name: Literal["adamw"] = Field("adamw", description="optimizer")
-    lr: Positive | None = Field(None, description="peak learning rate; else by the model's width")
+    name: Literal["adamw"] = Field(default="adamw", description="optimizer")
+    lr: Positive | None = Field(default=None, description="peak learning rate; else by the model's width")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(
-        0.1, description="decoupled weight decay of matrices; none on biases, norms and positions"
+        default=0.1, description="decoupled weight decay of matrices; none on biases, norms and positions"
     )
-    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.9, description="decay of the gradient's running mean")
-    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.99, description="decay of its running square")
-    eps: Positive = Field(1e-8, description="added to the root of the running square")
+    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.9, description="decay of the gradient's running mean"
+    )
+    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.99, description="decay of its running square")
+    eps: Positive = Field(default=1e-8, description="added to the root of the running square")
 
 
 class ScheduleSettings(Section):
     """The learning rate over the run, as a multiple of the peak."""
 
     name: Literal["cosine", "linear", "wsd", "constant"] = Field(
-        "cosine", description="shape after warm-up; wsd: constant, then linear decay at the end"
+        default="cosine", description="shape after warm-up; wsd: constant, then linear decay at the end"
     )
-    warmup: Share = Field(0.05, description="share of the run with linear warm-up from zero")
-    final: Share = Field(0.0, description="multiple of the peak at the end")
-    cooldown: Share = Field(0.4, description="share of the run that decays (wsd only)")
+    warmup: Share = Field(default=0.05, description="share of the run with linear warm-up from zero")
+    final: Share = Field(default=0.0, description="multiple of the peak at the end")
+    cooldown: Share = Field(default=0.4, description="share of the run that decays (wsd only)")
 
 
 class Settings(Section):
     """The whole of a run: with the sources' bytes, this fixes every number that it produces."""
 
     sources: tuple[str, ...] = Field(
-        (), description="files, folders or glob patterns; without any, data/, and if that is empty Python's own manuals"
+        default=(),
+        description="files, folders or glob patterns; without any, data/, and if that is empty Python's own manuals",
     )
-    run: str | None = Field(None, description="name of the run: its folder is runs/NAME; else from the first source")
+    run: str | None = Field(
+        default=None, description="name of the run: its folder is runs/NAME; else from the first source"
+    )
     tokenizer: str = Field(
-        "auto",
+        default="auto",
         description="gpt2, char, bpe:N (trained on the text, N ids), or auto: gpt2 from 20 MB of text on, else bpe",
     )
     model: ModelSettings = ModelSettings()

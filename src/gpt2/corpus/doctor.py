@@ -88,7 +88,7 @@ class Report:
             ("documents", f"{train.documents:,}", f"{validation.documents:,}"),
             ("characters", f"{train.characters:,}", f"{validation.characters:,}"),
             ("tokens", f"{train.tokens:,}", f"{validation.tokens:,}"),
-            ("characters a token", *(f"{characters_per_token(part):.2f}" for part in (train, validation))),
+            ("characters a token", f"{characters_per_token(train):.2f}", f"{characters_per_token(validation):.2f}"),
             (f"windows of {self.context_length} tokens", f"{self.train_windows:,}", f"{self.validation_windows:,}"),
             ("duplicate documents", f"{self.stats.duplicates:,}", ""),
             ("tokens per parameter", f"{self.tokens_per_parameter:.3g}", ""),
@@ -130,8 +130,8 @@ def examine(report: Report) -> tuple[str, ...]:
         smallest = min(PRESETS, key=lambda name: PRESETS[name].n_embd)
         found.append(
             f"The model is far too large for this text: {report.parameters:,} parameters, {ratio:,.0f} for each "
-            f"training token. It will learn the text by heart. Give more text, or a smaller model (the smallest preset is "
-            f"--model.preset {smallest})."
+            "training token. It will learn the text by heart. Give more text, or a smaller model (the smallest "
+            f"preset is --model.preset {smallest})."
         )
     if stats.duplicates > 0.05 * stats.documents:
         found.append(

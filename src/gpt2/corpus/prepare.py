@@ -25,7 +25,6 @@ from gpt2.corpus.split import Scan, Side, Split, plan_split, scan, summary_of_le
 from gpt2.errors import DataError
 from gpt2.files import atomic_folder, read_json, write_json
 from gpt2.tokenizer.base import Tokenizer
-
 from gpt2.tokenizer.store import load_tokenizer, tokenizer_from_spec
 
 FORMAT = 1

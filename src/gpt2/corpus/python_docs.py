@@ -153,7 +153,7 @@ def _shortest_names(texts: dict[str, str]) -> set[str]:
 
 
 def _fit(docstring: Any) -> str:
-    """A docstring without its indentation, or "" if it is none, says nothing, or holds characters that no text should."""
+    """A docstring without its indentation, or "" if it is none, says nothing, or holds unfit characters."""
     if not isinstance(docstring, str):
         return ""
     text = inspect.cleandoc(docstring.replace("\r\n", "\n")).strip()

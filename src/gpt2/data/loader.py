@@ -78,8 +78,8 @@ class Loader:
 
     In every epoch all n windows come once, in an order of that epoch's own. The grid that they are cut from begins
     at an offset of that epoch's own too, so that over the epochs a token is met at different places in its window.
-    From 32 windows on, one window fewer makes room for every offset in [0, stride); below that only the tokens that
-    the last whole window leaves over are room. The number of windows is the same in all epochs.
+    From 32 windows on, one window fewer makes room for offsets of up to a stride and what the last whole window leaves
+    over; below that only the latter is room. The number of windows is the same in all epochs.
 
     Args:
         tokens: the row of ids, with its fingerprint.
@@ -119,12 +119,9 @@ class Loader:
         self._rows = np.arange(batch_size // world_size) + rank * (batch_size // world_size)
         self._samples = 0
         windows = require_windows(len(tokens), context_length, self._stride)
-        if windows >= ENOUGH_WINDOWS:
-            windows, self._offsets = windows - 1, self._stride
-        else:
-            self._offsets = len(tokens) - context_length - (windows - 1) * self._stride
-        self._windows = windows
-        assert count_windows(len(tokens), context_length, self._stride, self._offsets - 1) >= windows
+        self._windows = windows - 1 if windows >= ENOUGH_WINDOWS else windows
+        self._offsets = len(tokens) - context_length - (self._windows - 1) * self._stride
+        assert count_windows(len(tokens), context_length, self._stride, self._offsets - 1) >= self._windows
         cut = f"{tokens.fingerprint}:{len(tokens)}:{context_length}:{self._stride}"
         self._fingerprint = hashlib.blake2b(cut.encode(), digest_size=8).hexdigest()
 

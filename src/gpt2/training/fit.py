@@ -108,9 +108,7 @@ def fit(
         epoch_ended = math.floor(trainer.loader.epoch) > epoch_before
         epoch_steps = step / max(trainer.loader.epoch, 1e-9)
         stop_here = (
-            step % rhythm.eval_every == 0
-            or step == rhythm.steps
-            or (epoch_ended and epoch_steps >= rhythm.eval_every)
+            step % rhythm.eval_every == 0 or step == rhythm.steps or (epoch_ended and epoch_steps >= rhythm.eval_every)
         )
         if stop_here or epoch_ended:
             record.val_loss = validate()

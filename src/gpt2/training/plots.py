@@ -47,7 +47,9 @@ def plot_run(run_folder: Path, title: str, references: Mapping[str, float], out:
         return []
     figure = _figure(9, 6.4)
     top, rate, norm = figure.subplot_mosaic([["loss", "loss"], ["rate", "norm"]], height_ratios=[3, 1]).values()
-    _draw_losses(top, records, TRAIN, VALIDATION, "training", "validation")
+    best = min((record for record in records if record.val_loss is not None), key=_val_loss, default=None)
+    label = "validation" if best is None else f"validation: best {best.val_loss:.3f} at step {best.step:,}"
+    _draw_losses(top, records, TRAIN, VALIDATION, "training", label)
     shown = [record.train_loss for record in records[len(records) // 50 :]]
     shown += [record.val_loss for record in records if record.val_loss is not None]
     shown += references.values()
@@ -65,21 +67,10 @@ def plot_run(run_folder: Path, title: str, references: Mapping[str, float], out:
             fontsize=8,
         )
     room = 0.06 * (high - low) or 0.1
-    top.set_ylim(max(0.0, low - 3 * room), high + room)
+    top.set_ylim(max(0.0, low - room), high + room)
     top.set_title(title, loc="left", fontsize=11, fontweight="bold")
     top.set_xlabel("optimizer step")
     top.set_ylabel("cross-entropy, nats a token")
-    best = min((record for record in records if record.val_loss is not None), key=_val_loss, default=None)
-    if best is not None:
-        top.annotate(
-            f"best {best.val_loss:.3f}\nstep {best.step:,}",
-            (best.step, _val_loss(best)),
-            xytext=(0, -26),
-            textcoords="offset points",
-            ha="right",
-            fontsize=8,
-            color=VALIDATION,
-        )
     top.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.93), ncols=2)
     _tokens_axis(top, records)
     kept = thin(len(records))

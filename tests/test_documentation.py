@@ -1,0 +1,65 @@
+"""The commands in the documentation are real: every one parses, and the page's first example runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from gpt2.cli import COMMANDS
+from gpt2.config.load import command_line, validate
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md")]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
+POSITIONAL = {
+    "train": ["sources"],
+    "generate": ["run", "prompt"],
+    "chat": ["run"],
+    "plot": ["runs"],
+    "corpus": ["folder"],
+}
+
+
+def commands(page: Path) -> list[str]:
+    """Lines of fenced blocks that begin with gpt2, python main.py or python chatbot_trained.py."""
+    found = []
+    for block in re.findall(r"```(?:sh|console)\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            line = re.sub(r"\s+#.*", "", line.removeprefix("$ ")).strip()
+            line = re.sub(r"^python main\.py", "gpt2 train", line)
+            line = re.sub(r"^python chatbot_trained\.py", "gpt2 chat", line)
+            if line.startswith("gpt2 "):
+                found.append(line)
+    return found
+
+
+ALL = [(page.relative_to(ROOT), line) for page in PAGES for line in commands(page)]
+
+
+def test_there_are_commands() -> None:
+    assert len(ALL) > 10
+
+
+@pytest.mark.parametrize(("page", "line"), ALL, ids=lambda value: str(value)[:60])
+def test_every_command_parses(page: Path, line: str) -> None:
+    words = shlex.split(line)
+    if words[1].startswith("-"):
+        return
+    command = COMMANDS[words[1]]
+    arguments = [word for word in words[2:] if word != "--help"]
+    validate(command.schema, command_line(command.schema, arguments, "gpt2", POSITIONAL[words[1]]))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page.name} → {target}"
+
+
+def test_make_targets_in_the_documentation_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    for page in PAGES:
+        for target in re.findall(r"`?make ([a-z-]+)`?", page.read_text(encoding="utf-8")):
+            assert target in targets, f"{page.name}: make {target}"
