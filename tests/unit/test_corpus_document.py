@@ -28,7 +28,7 @@ def test_pieces_do_not_depend_on_the_blocks(text: str, block: int, target: int, 
 
 
 def test_pieces_are_as_long_as_a_safe_place_allows():
-    assert list(in_pieces(["aaa bbb ccc ddd"], target=8, cap=100)) == ["aaa bbb", " ccc ddd"]
+    assert list(in_pieces(["aaa bbb ccc ddd"], target=7, cap=100)) == ["aaa bbb", " ccc ddd"]
 
 
 def test_a_piece_without_safe_place_grows_to_the_cap():

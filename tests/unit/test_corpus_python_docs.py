@@ -23,6 +23,7 @@ def test_classes_functions_and_methods_are_asked_for(rows: dict[str, tuple[str, 
     assert question == "What does json.dumps do?"
     assert answer.startswith("json.dumps(obj, *, skipkeys=False, ")
     assert "\n\nSerialize ``obj`` to a JSON formatted ``str``.\n" in answer
+    assert rows["unittest.case.TestCase.addCleanup"][1].startswith("unittest.case.TestCase.addCleanup(function, /, ")
     assert rows["fractions.Fraction"][0] == "What is fractions.Fraction?"
     assert rows["fractions.Fraction.limit_denominator"][0].startswith("What does the method ")
     assert rows["fractions.Fraction.limit_denominator"][1].startswith(

@@ -41,6 +41,8 @@ def test_text_and_table_become_documents(tmp_path: Path):
         (str(tmp_path / "b.csv"), 2, "Who is there now?"),
     ]
     assert found.counts == {"documents": 3, "empty rows": 1}
+    next(found.documents())
+    assert found.counts == {}
     assert [document.text for document in found.documents()] == [text for _, _, text in told]
     assert found.counts == {"documents": 3, "empty rows": 1}
 

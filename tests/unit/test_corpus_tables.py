@@ -51,6 +51,11 @@ def test_one_column_with_commas_stays_whole(tmp_path: Path):
     assert texts(table(tmp_path, "text\n" + "\n".join(lines))) == lines
 
 
+def test_a_comma_in_the_first_of_many_plain_lines_is_no_separator(tmp_path: Path):
+    lines = ["Well, it rained all day.", "Then it stopped.", "Nobody went out.", "Everyone slept."]
+    assert texts(table(tmp_path, "\n".join(lines), header="no")) == lines
+
+
 def test_tsv_prefers_the_tab(tmp_path: Path):
     text = "a,b\tc,d\n" + "one, two\tthree, four\n" * 3
     assert table(tmp_path, text, "a.tsv").separator == "\t"
@@ -170,6 +175,7 @@ def test_a_short_answer_is_picked_by_its_name(tmp_path: Path):
 def test_japanese_prose_is_text(tmp_path: Path):
     judged = judge_columns(["a", "b"], [["これは日本語の文章です。", "12"]])
     assert [each.picked for each in judged] == [True, False]
+    assert judged[0].reason.startswith("text: 6 words")
 
 
 def test_without_prose_the_longest_text_is_picked_and_it_is_said(tmp_path: Path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
@@ -39,6 +39,7 @@ def test_targets_are_inputs_one_token_on():
             dataset[outside]
 
 
+@settings(deadline=None)
 @given(n=st.integers(2, 60), length=st.integers(1, 10), stride=st.integers(1, 12), offset=st.integers(0, 5))
 def test_windows_are_all_the_whole_ones(n, length, stride, offset):
     starts = [start for start in range(offset, n, stride) if start + length + 1 <= n]
@@ -64,6 +65,7 @@ def test_too_few_tokens_are_said_with_both_numbers():
     assert len(GPTDataset(Row(5), 4)) == 1
 
 
+@settings(deadline=None)
 @given(n=st.integers(2, 80), length=st.integers(1, 12), batch_size=st.integers(1, 5), limit=st.none() | st.just(1000))
 def test_an_evaluation_counts_every_token_but_the_first_once(n, length, batch_size, limit):
     seen, total, sizes = [], 0, []

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2.data.loader import Loader, permute
@@ -45,6 +45,7 @@ def test_an_order_is_a_bijection(n):
         assert np.array_equal(np.sort(order), np.arange(n))
 
 
+@settings(deadline=None)
 @given(n=st.integers(1, 2**62), data=st.data())
 def test_an_order_stays_in_range_and_apart_for_huge_ranges(n, data):
     positions = data.draw(st.lists(st.integers(0, n - 1), unique=True, max_size=20))

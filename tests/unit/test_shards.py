@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2.corpus import shards
@@ -49,6 +49,7 @@ def test_what_was_written_is_read(tmp_path, vocab_size, shard_tokens):
     assert tokens.document_ends().tolist() == [4, 6, 38]
 
 
+@settings(max_examples=30, deadline=None)  # each shard is synced to disk
 @given(lengths=st.lists(st.integers(0, 12), max_size=9), shard_tokens=st.integers(1, 30))
 def test_the_mark_stands_between_documents_and_ends_point_at_it(tmp_path_factory, lengths, shard_tokens):
     folder = tmp_path_factory.mktemp("part")

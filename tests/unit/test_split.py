@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from gpt2.corpus.document import Document
-from gpt2.corpus.split import plan_split, scan
+from gpt2.corpus.split import describe, plan_split, scan
 from gpt2.errors import DataError
 
 
@@ -17,13 +17,13 @@ def sides(texts: list[str], kind: str = "auto", share: float = 0.1) -> tuple[str
     for number, document in enumerate(documents(texts)):
         for side, pieces in split.parts(document, int(found.hashes[number]), int(found.characters[number])):
             result[side].append("".join(pieces))
-    return split.kind, result
+    return describe(found, split), result
 
 
 def test_many_documents_are_split_whole_and_equal_ones_together() -> None:
     texts = [f"document {number % 300}" for number in range(600)]
     kind, result = sides(texts)
-    assert kind == "documents"
+    assert kind.startswith("whole documents") and "longest" not in kind
     assert not set(result["train"]) & set(result["validation"])
     assert sorted(result["train"] + result["validation"]) == sorted(texts)
     assert len(set(result["validation"])) == 30
@@ -37,13 +37,18 @@ def test_the_side_of_a_document_does_not_depend_on_its_place() -> None:
 def test_few_documents_are_split_by_position() -> None:
     texts = ["a" * 900 + "b" * 100, "c" * 90 + "d" * 10]
     kind, result = sides(texts)
-    assert kind == "position"
+    assert kind == "the last part of each document"
     assert result == {"train": ["a" * 900, "c" * 90], "validation": ["b" * 100, "d" * 10]}
 
 
-def test_one_novel_among_notes_is_split_by_position() -> None:
-    texts = ["novel " * 5000, *(f"note {number}" for number in range(100))]
-    assert sides(texts)[0] == "position"
+def test_one_novel_among_notes_is_cut_and_the_notes_stay_whole() -> None:
+    novel, notes = "novel " * 5000, [f"note {number}" for number in range(100)]
+    kind, result = sides([novel, *notes])
+    assert kind.endswith("of the 1 longest the last part")
+    assert result["train"][0] + result["validation"][0] == novel
+    assert len(result["validation"][0]) == 3000
+    assert sorted(result["train"][1:] + result["validation"][1:]) == sorted(notes)
+    assert len(result["validation"][1:]) == 10
 
 
 def test_an_odd_cut_is_inside_a_piece() -> None:

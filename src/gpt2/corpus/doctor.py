@@ -29,6 +29,7 @@ class Stats:
     leaked: int
     """Validation documents that also stand in the training part (only possible with a validation source)."""
     split: str
+    """How the validation part was chosen, in words."""
     tokenizer: str
     vocab_size: int
     unknown_share: float
@@ -111,7 +112,7 @@ def require_windows(stats: Stats, context_length: int) -> None:
     for name, part in (("training", stats.train), ("validation", stats.validation)):
         if part.tokens == 0:
             raise DataError(
-                f"The {name} part is empty: {stats.documents:,} documents were split by {stats.split}.",
+                f"The {name} part is empty: {stats.documents:,} documents, validation: {stats.split}.",
                 "Give more text, another --data.validation share, or a file with --data.validation-source.",
             )
         if part.tokens < needed:

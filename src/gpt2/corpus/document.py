@@ -15,7 +15,7 @@ PIECE_CAP = 16 * 2**20
 
 # GPT-2's pattern never puts a character and a space after it in one pre-token, and it looks ahead only from within
 # white space. So a lone space or newline between two other characters always begins a pre-token of its own or of the
-# next word: cutting before it changes no id. In a run of white space it would: the run's last space joins the word.
+# next word: cutting before it changes no id. Within a run of white space a cut can: there the pattern looks ahead.
 _SAFE = re.compile(r"(?<=\S)[ \n](?=\S)")
 _WINDOW = 2**16
 

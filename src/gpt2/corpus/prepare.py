@@ -21,7 +21,17 @@ from gpt2.console import progress
 from gpt2.corpus.doctor import Part, Stats
 from gpt2.corpus.shards import ShardWriter
 from gpt2.corpus.sources import Sources
-from gpt2.corpus.split import Scan, Side, Split, plan_split, scan, summary_of_lengths
+from gpt2.corpus.split import (
+    ALL_TRAIN,
+    ALL_VALIDATE,
+    Scan,
+    Side,
+    Split,
+    describe,
+    plan_split,
+    scan,
+    summary_of_lengths,
+)
 from gpt2.errors import DataError
 from gpt2.files import atomic_folder, read_json, write_json
 from gpt2.tokenizer.base import Tokenizer
@@ -78,11 +88,10 @@ def prepare(
 
     found = _scan(sources, "Reading")
     found_validation = _scan(validation, "Reading validation") if validation else None
-    split = Split("none") if validation else plan_split(found, settings.split, settings.validation)
+    split = ALL_TRAIN if validation else plan_split(found, settings.split, settings.validation)
     streams = [(sources, found, split)]
     if validation and found_validation:
-        whole = Split("documents", 1.0, 2**64 - 1)
-        streams.append((validation, found_validation, whole))
+        streams.append((validation, found_validation, ALL_VALIDATE))
 
     spec = resolve_tokenizer(tokenizer_spec, found.text_bytes)
     with progress(f"Learning the {spec} tokenizer", int(found.characters.sum())) as advance:
@@ -95,7 +104,7 @@ def prepare(
             documents=len(found.hashes),
             duplicates=found.duplicates,
             leaked=leaked,
-            split="file" if validation else split.kind,
+            split="a file of its own" if validation else describe(found, split),
             tokenizer=tokenizer.name,
             vocab_size=tokenizer.vocab_size,
             unknown_share=unknown / max(parts["validation"].tokens, 1),

@@ -57,19 +57,18 @@ class Split:
     """A rule that gives each piece of each document a side.
 
     Attributes:
-        kind: `documents`: whole documents, those with a hash up to `threshold` validate, so equal documents are always
-            on the same side. `position`: the last `share` of each document's characters validates. `none`: all trains.
         share: of the documents or characters that validate.
-        threshold: largest validating hash.
+        threshold: whole documents with a content hash up to this validate, so equal ones are always on one side.
+        longest: characters up to which a document is kept whole; of a longer one the last `share` validates.
     """
 
-    kind: Literal["documents", "position", "none"]
-    share: float = 0.0
-    threshold: int = -1
+    share: float
+    threshold: int
+    longest: int
 
     def parts(self, document: Document, content_hash: int, characters: int) -> Iterator[tuple[Side, Iterable[str]]]:
         """The sides of a document with their text."""
-        if self.kind == "position":
+        if characters > self.longest:
             cut = int(characters * (1 - self.share))
             yield "train", _between(document.pieces, 0, cut)
             yield "validation", _between(document.pieces, cut, characters)
@@ -77,28 +76,41 @@ class Split:
             yield ("validation" if content_hash <= self.threshold else "train"), document.pieces
 
 
+ALL_TRAIN = Split(0.0, -1, 2**63)
+ALL_VALIDATE = Split(1.0, 2**64, 2**63)
+
+
 def plan_split(found: Scan, kind: Literal["auto", "documents", "position"], share: float) -> Split:
     """Decide how to split a corpus.
 
-    By whole documents where there are at least 20 different ones and none is larger than the validation share (one
-    novel among notes would make either part a fragment); otherwise by position.
+    By itself: whole documents, where there are at least 20 different ones. A document longer than half of the
+    validation part is split by position even then: one novel among notes would make either part a fragment.
 
     Raises:
-        DataError: documents are asked for, and there is only one.
+        DataError: whole documents are asked for, and there is only one.
     """
-    distinct = np.unique(found.hashes)  # sorted
-    if kind == "auto":
-        even = int(found.characters.max(initial=0)) <= share * int(found.characters.sum())
-        kind = "documents" if len(distinct) >= FEW and even else "position"
     if kind == "position":
-        return Split("position", share)
+        return Split(share, -1, 0)
+    longest = 2**63 if kind == "documents" else int(found.characters.sum() * share / 2)
+    distinct = np.unique(found.hashes[found.characters <= longest])  # sorted
+    if kind == "auto" and len(distinct) < FEW:
+        return Split(share, -1, 0)
     if len(distinct) < 2:
         raise DataError(
             f"There is only {len(distinct)} document, so whole documents cannot be kept for validation.",
             "Leave out --data.split, give more documents, or name a file with --data.validation-source.",
         )
     validating = min(len(distinct) - 1, max(1, round(share * len(distinct))))
-    return Split("documents", share, int(distinct[validating - 1]))
+    return Split(share, int(distinct[validating - 1]), longest)
+
+
+def describe(found: Scan, split: Split) -> str:
+    """How a corpus was split, in words."""
+    cut = int((found.characters > split.longest).sum())
+    if cut == len(found.characters):
+        return "the last part of each document"
+    whole = "whole documents, chosen by the hash of their content"
+    return f"{whole}; of the {cut:,} longest the last part" if cut else whole
 
 
 def _between(pieces: Iterable[str], start: int, stop: int) -> Iterator[str]:

@@ -64,12 +64,7 @@ def prepare_data(settings: Settings, root: Path) -> tuple[Prepared, Sources]:
 def show(report: Report) -> None:
     """The table of the data beside the model, and what is doubtful about it."""
     stats = report.stats
-    how = {
-        "documents": "whole documents by the hash of their content",
-        "position": "the last part of each document",
-        "file": "a file of its own",
-    }[stats.split]
     table("Data", report.rows(), ("", "training", "validation"))
-    say(f"Validation: {how}. Tokenizer: {stats.tokenizer}, {stats.vocab_size:,} ids.", style="dim")
+    say(f"Validation: {stats.split}. Tokenizer: {stats.tokenizer}, {stats.vocab_size:,} ids.", style="dim")
     for sentence in examine(report):
         warn(sentence)

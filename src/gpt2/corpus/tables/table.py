@@ -149,15 +149,13 @@ def _existing(path: Path, column: str, names: Sequence[str]) -> str:
 
 
 def _body(path: Path, encoding: str, separator: str, header: bool, width: int) -> Iterator[list[str]]:
-    """Yield the records after the header; empty fields beyond the last column, as spreadsheets write them, are cut."""
+    """Yield the records after the header; fields beyond the last column must be empty, as spreadsheets write them."""
     for line, fields in itertools.islice(records(path, encoding, separator), int(header), None):
-        if len(fields) > width:
-            if any(extra.strip() for extra in fields[width:]):
-                raise DataError(
-                    f"{path}, line {line:,}: the row has {len(fields)} fields, but there are {width} columns.",
-                    "Put quotes around a field that contains the separator.",
-                )
-            del fields[width:]
+        if any(extra.strip() for extra in fields[width:]):
+            raise DataError(
+                f"{path}, line {line:,}: the row has {len(fields)} fields, but there are {width} columns.",
+                "Put quotes around a field that contains the separator.",
+            )
         yield fields
 
 
