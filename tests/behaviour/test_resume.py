@@ -100,12 +100,13 @@ def test_killed_without_warning(cli: Cli, workplace: Path, uninterrupted: Path) 
 def test_from_the_checkpoint_before_a_damaged_one(cli: Cli, uninterrupted: Path) -> None:
     """The newest checkpoint rots: the run goes back one, says so, and arrives at the same end."""
     kept = {path.name: path.read_bytes() for path in (uninterrupted / "last").iterdir()}
-    expected = numbers(uninterrupted)
+    expected, samples = numbers(uninterrupted), (uninterrupted / "samples.jsonl").read_text()
     (uninterrupted / "checkpoints" / f"step-{STEPS:08d}" / "model.safetensors").write_bytes(b"rot")
     answer = cli("train", "--resume", "runs/whole")
     assert answer.code == 0, answer.err
     assert "model.safetensors is damaged" in answer.err
     assert numbers(uninterrupted) == expected
+    assert (uninterrupted / "samples.jsonl").read_text() == samples
     for name in ("model.safetensors", "training_state.json"):
         assert (uninterrupted / "last" / name).read_bytes() == kept[name]
 

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gpt2.errors import ConfigError, UserError
@@ -21,6 +21,8 @@ from gpt2.tokenizer.store import tokenizer_from_spec
 TEXT = "It's the first day, and we'll see:\n\tthe snow, the snow, 1,234 flakes!\n\n  Größe 雪 🙂\r\n" * 3
 SPACES = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000\u200a\u2028\u2029\u202f\u205f\u3000"
 NOT_SPACES = "\x1c\x1f\u180e\u200b\ufeff"
+RUNS = train_bpe([space * length for space in SPACES for length in range(1, 40)], 1000)
+"""It has a token for nearly every run of one white space, so that its ids tell where a text was split."""
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +106,18 @@ def test_decoded_bytes_may_end_within_a_character(gpt2_bpe):
 
 
 @settings(max_examples=300, deadline=None)
-@given(text=st.text(st.sampled_from(f"ab1'.{SPACES}{NOT_SPACES}"), max_size=60), size=st.integers(1, 9))
-def test_pieces_have_the_ids_of_the_whole(gpt2_bpe, text, size):
+@given(
+    text=st.text(st.sampled_from(f"ab1'.{SPACES}{NOT_SPACES}"), max_size=60) | st.text("a \n", max_size=40),
+    size=st.integers(1, 9),
+)
+@example(text="a\n\n\n\n", size=1)
+def test_pieces_have_the_ids_of_the_whole(text, size):
     # Long runs begin at 3 characters here, so that short texts go through what a million characters would.
     long_space = re.compile(bpe._LONG_SPACE.pattern.replace(str(bpe.PIECE), "3"))
     cut = list(pieces(text, size, long_space))
     assert "".join(cut) == text
-    ids = list(itertools.chain.from_iterable(gpt2_bpe.encode(piece).tolist() for piece in cut))
-    assert ids == gpt2_bpe.encode(text).tolist()
+    ids = list(itertools.chain.from_iterable(RUNS.encode(piece).tolist() for piece in cut))
+    assert ids == RUNS.encode(text).tolist()
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,22 @@ def test_a_merge_that_gives_the_token_by_another_pair_is_refused(tmp_path):
         load_tokenizer(tmp_path)
 
 
+def test_gpt2s_merges_beside_other_ids_are_refused(tokenizers, tmp_path):
+    vocab = dict(tokenizers["gpt2"].to_files(256)["tokenizer.json"]["model"]["vocab"])
+    vocab["Ġthe"], vocab["Ġa"] = vocab["Ġa"], vocab["Ġthe"]
+    store(tokenizers["gpt2"], tmp_path, model={"vocab": vocab})
+    with pytest.raises(CheckpointError, match="does not give token"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_mark_that_is_not_the_last_id_is_refused(tmp_path):
+    tokenizer = train_char(["ab"])
+    mark = {"id": 2, "content": END_OF_TEXT}
+    store(tokenizer, tmp_path, added_tokens=[mark], model={"vocab": _characters("a", "b", END_OF_TEXT, "\ufffd")})
+    with pytest.raises(CheckpointError, match="not the last id"):
+        load_tokenizer(tmp_path)
+
+
 def _characters(*spellings):
     return {spelling: i for i, spelling in enumerate(spellings)}
 

@@ -234,7 +234,8 @@ class TokenShards:
                 if file.read(HEADER_BYTES) != header:
                     raise _unusable(f"{path} does not begin with the header that the manifest says.")
             dtype = token_dtype(self.vocab_size)
-            return np.memmap(path, dtype=dtype, mode="r", offset=HEADER_BYTES, shape=(shard["tokens"],))
+            mapped = np.memmap(path, dtype=dtype, mode="r", offset=HEADER_BYTES, shape=(shard["tokens"],))
+            return np.asarray(mapped)  # the same memory; a plain array is sliced several times faster
         except OSError as error:
             raise _unusable(f"{path} cannot be read: {error.strerror}.") from error
 

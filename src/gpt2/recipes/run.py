@@ -35,7 +35,7 @@ from gpt2.training.display import Display
 from gpt2.training.fit import Outcome, Progress, Rhythm, fit
 from gpt2.training.interrupt import StopRequest
 from gpt2.training.loss import cross_entropy
-from gpt2.training.metrics import MetricsFile, Record, read_metrics
+from gpt2.training.metrics import MetricsFile, Record, cut_back, read_metrics
 from gpt2.training.plots import plot_run
 from gpt2.training.trainer import Plan, Trainer, optimizer_tensors, restore_optimizer
 from gpt2.weights.huggingface import export_tensors, hf_config, hf_generation_config, load_model
@@ -114,6 +114,7 @@ def run(job: Job) -> None:
         _plot(job, lines)
 
     metrics = MetricsFile(folder / "metrics.jsonl", keep_to_step=trainer.step)
+    cut_back(folder / "samples.jsonl", trainer.step)
     rhythm = Rhythm(train_settings.steps, train_settings.eval_every, train_settings.save_every, train_settings.patience)
     _state(folder, "running", trainer.step)
     outcome: Outcome | Literal["failed"] = "failed"

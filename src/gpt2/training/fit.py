@@ -126,8 +126,8 @@ def fit(
             if words and not progress.warned:
                 progress.warned = True
                 notify(words)
+            look(record)  # before the checkpoint: what a resumed run finds beyond its step, it makes again
             save(best)
-            look(record)
             if rhythm.patience is not None and progress.since_best >= rhythm.patience and step < rhythm.steps:
                 return "stopped early"
         elif rhythm.save_every is not None and step % rhythm.save_every == 0:

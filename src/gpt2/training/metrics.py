@@ -52,13 +52,18 @@ def read_metrics(path: Path) -> list[Record]:
     return records
 
 
+def cut_back(path: Path, step: int) -> None:
+    """Leave out of a file of JSON lines what belongs to later steps, and a last line that was cut off."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    with atomic_open(path, "w") as file:
+        file.writelines(line + "\n" for line in lines if json.loads(line)["step"] <= step)
+
+
 class MetricsFile:
     """metrics.jsonl of a run: appended to at each step, cut back to a checkpoint's step on resume."""
 
     def __init__(self, path: Path, keep_to_step: int = 0) -> None:
-        kept = [record for record in read_metrics(path) if record.step <= keep_to_step]
-        with atomic_open(path, "w") as file:
-            file.writelines(json.dumps(record.to_json()) + "\n" for record in kept)
+        cut_back(path, keep_to_step)
         self._file: IO[str] = path.open("a", encoding="utf-8")
 
     def log(self, record: Record) -> None:
