@@ -50,11 +50,12 @@ def require_windows(tokens: int, context_length: int, stride: int, offset: int =
 
 def read_windows(tokens: Tokens, starts: np.ndarray, context_length: int) -> tuple[Tensor, Tensor]:
     """Inputs and targets of the windows that begin at `starts`, each int64 of shape (len(starts), context_length)."""
-    rows = np.empty((len(starts), context_length + 1), dtype=np.int64)
-    for row, start in zip(rows, starts.tolist(), strict=True):
-        row[:] = tokens.read(start, start + context_length + 1)
-    both = torch.from_numpy(rows)
-    return both[:, :-1].contiguous(), both[:, 1:].contiguous()
+    inputs = np.empty((len(starts), context_length), dtype=np.int64)
+    targets = np.empty_like(inputs)
+    for row, start in enumerate(starts.tolist()):
+        ids = tokens.read(start, start + context_length + 1)
+        inputs[row], targets[row] = ids[:-1], ids[1:]
+    return torch.from_numpy(inputs), torch.from_numpy(targets)
 
 
 class GPTDataset(Dataset[tuple[Tensor, Tensor]]):
