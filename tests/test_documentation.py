@@ -61,5 +61,5 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 def test_make_targets_in_the_documentation_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     for page in PAGES:
-        for target in re.findall(r"`?make ([a-z-]+)`?", page.read_text(encoding="utf-8")):
+        for target in re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(encoding="utf-8"), flags=re.M):
             assert target in targets, f"{page.name}: make {target}"
