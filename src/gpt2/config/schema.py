@@ -16,7 +16,8 @@ Count = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """A group of settings; unknown names are errors and values do not change once read."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Validators are compiled at the first value, not at import: help needs none, and they take a tenth of a second.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class ModelSettings(Section):
@@ -151,11 +152,11 @@ class Settings(Section):
         default="auto",
         description="gpt2, char, bpe:N (trained on the text, N ids), or auto: gpt2 from 20 MB of text on, else bpe",
     )
-    model: ModelSettings = ModelSettings()
-    data: DataSettings = DataSettings()
-    train: TrainSettings = TrainSettings()
-    optim: OptimSettings = OptimSettings()
-    schedule: ScheduleSettings = ScheduleSettings()
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    data: DataSettings = Field(default_factory=DataSettings)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    optim: OptimSettings = Field(default_factory=OptimSettings)
+    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
 
     @field_validator("tokenizer")
     @classmethod
