@@ -119,7 +119,8 @@ def require_windows(stats: Stats, context_length: int) -> None:
             raise DataError(
                 f"The {name} part has {part.tokens:,} tokens; one window of --model.context-length {context_length} "
                 f"needs {needed:,}.",
-                f"Give more text, or --model.context-length {max(2, part.tokens // 4)} or less.",
+                "Give more text"
+                + (f", or --model.context-length {part.tokens // 4} or less." if part.tokens >= 8 else "."),
             )
 
 
