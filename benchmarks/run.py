@@ -17,7 +17,7 @@ from datetime import date
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-STEPS, BATCH, CONTEXT = 680, 32, 64
+STEPS, BATCH, CONTEXT = 600, 32, 64
 
 PEER = """
 import math, sys, numpy as np, torch
