@@ -106,8 +106,8 @@ def run(job: Job) -> None:
         batches = evaluation_windows(validation, model.config.context_length, size, train_settings.eval_tokens)
         return mean_loss(model, forward, batches, cross_entropy, precision)
 
-    def save(best: bool) -> None:
-        _save(job, trainer, progress, best)
+    def save(best: bool) -> bool:
+        return _save(job, trainer, progress, best)
 
     def look(entry: Record) -> None:
         _sample(job, model, entry.step)
@@ -216,8 +216,8 @@ def _reference_lines(prepared: Prepared, validation: TokenShards) -> Baselines:
     return lines
 
 
-def _save(job: Job, trainer: Trainer, progress: Progress, best: bool) -> None:
-    """Write a checkpoint. A disk that refuses stops no training before its end: the older checkpoints are whole."""
+def _save(job: Job, trainer: Trainer, progress: Progress, best: bool) -> bool:
+    """Write a checkpoint; whether that succeeded. A disk that refuses stops no training before its end: the older checkpoints are whole."""
     settings = job.settings
     assert settings.train.steps
     model = trainer.model
@@ -248,6 +248,8 @@ def _save(job: Job, trainer: Trainer, progress: Progress, best: bool) -> None:
             f"The checkpoint of step {trainer.step} could not be saved: {error.strerror or error}. Training goes on; "
             "earlier checkpoints are intact. Free some disk space before the next one."
         )
+        return False
+    return True
 
 
 def _sample(job: Job, model: GPT2, step: int) -> None:

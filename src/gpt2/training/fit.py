@@ -78,7 +78,7 @@ def fit(
     trackers: list[Tracker],
     validate: Callable[[], float],
     look: Callable[[Record], None],
-    save: Callable[[bool], None],
+    save: Callable[[bool], bool],
     notify: Callable[[str], None],
     stop: StopRequest,
 ) -> Outcome:
@@ -95,7 +95,7 @@ def fit(
         trackers: get each record.
         validate: → mean validation loss.
         look: shows the run at this record: sample text, plots.
-        save: writes a checkpoint; its argument tells whether it is the best so far.
+        save: writes a checkpoint; its argument tells whether it is the best so far. → whether it is now on disk.
         notify: tells the user something that happened.
         stop: a wish to end after the current step.
     """
@@ -117,6 +117,7 @@ def fit(
         if record.val_loss is not None and stop_here:
             progress.validations.append((step, progress.train_sum / progress.train_count, record.val_loss))
             progress.train_sum, progress.train_count = 0.0, 0
+            kept = progress.best_loss, progress.best_step
             best = record.val_loss < progress.best_loss
             if best:
                 progress.best_loss, progress.best_step, progress.since_best = record.val_loss, step, 0
@@ -127,7 +128,8 @@ def fit(
                 progress.warned = True
                 notify(words)
             look(record)  # before the checkpoint: what a resumed run finds beyond its step, it makes again
-            save(best)
+            if not save(best):
+                progress.best_loss, progress.best_step = kept  # the best is what can be loaded
             if rhythm.patience is not None and progress.since_best >= rhythm.patience and step < rhythm.steps:
                 return "stopped early"
         elif rhythm.save_every is not None and step % rhythm.save_every == 0:
