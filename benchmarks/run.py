@@ -1,7 +1,8 @@
 """`make bench`: our training beside a plain loop over `transformers`, same data, shape and recipe, in one run.
 
 Both train the shape of nanoGPT's small CPU recipe (4 layers, 4 heads, width 128, context 64, characters) on the same
-tokens with AdamW, at the same rates in the same schedule; each side is timed as a whole process, start-up included, in turn, and the ratio is what counts.
+tokens with AdamW, at the same rates in the same schedule; each side is timed as a whole process, start-up included,
+in turn, and the ratio is what counts.
 Text: the path given as argument (tinyshakespeare.txt for the figures in RESULTS.md), else the embedded corpus.
 """
 

@@ -217,7 +217,10 @@ def _reference_lines(prepared: Prepared, validation: TokenShards) -> Baselines:
 
 
 def _save(job: Job, trainer: Trainer, progress: Progress, best: bool) -> bool:
-    """Write a checkpoint; whether that succeeded. A disk that refuses stops no training before its end: the older checkpoints are whole."""
+    """Write a checkpoint; whether that succeeded.
+
+    A disk that refuses stops no training before its end: the older checkpoints are whole.
+    """
     settings = job.settings
     assert settings.train.steps
     model = trainer.model
