@@ -4,6 +4,7 @@ import time
 
 STARTED = time.monotonic()  # before the imports below: a run's seconds count them
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,16 +26,20 @@ from gpt2.files import disk_error
 
 def _train(argv: Sequence[str]) -> None:
     typed = command_line(TrainSettings, argv, "gpt2 train", positional=["sources"])
-    config, resume = typed.pop("config", None), typed.pop("resume", None)
+    config, resume, auto_resume = (typed.pop(name, None) for name in ("config", "resume", "auto_resume"))
     if resume is not None:
-        if typed or config:
+        if set(typed) - {"distributed"} or config or auto_resume:
             raise ConfigError(
-                "--resume goes on with the settings that the run began with; nothing else can be given with it.",
+                "--resume goes on with the settings that the run began with; nothing but --distributed can be given "
+                "with it.",
                 f"Leave the rest out: gpt2 train --resume {resume}",
             )
+        distributed = validate(Settings, typed).distributed if typed else None
+        if distributed is not None and _launched(argv, distributed.processes):
+            return
         from gpt2.recipes.train import resume as resume_run
 
-        resume_run(resume, STARTED)
+        resume_run(resume, distributed, STARTED)
         return
     settings = validate(Settings, typed)  # a typed mistake is answered as typed, before the file's are
     if config is not None:
@@ -42,9 +47,22 @@ def _train(argv: Sequence[str]) -> None:
         from_file = read_toml(path)
         validate(Settings, from_file, origin=str(path))
         settings = validate(Settings, overlay(from_file, typed))
+    if _launched(argv, settings.distributed.processes):
+        return
     from gpt2.recipes.train import train
 
-    train(settings, STARTED, name_hint=Path(config).stem if config else None)
+    again = validate(TrainSettings, {} if auto_resume is None else {"auto_resume": auto_resume}).auto_resume
+    train(settings, STARTED, name_hint=Path(config).stem if config else None, auto_resume=again)
+
+
+def _launched(argv: Sequence[str], processes: int) -> bool:
+    """Whether the command was handed on to processes of its own."""
+    if processes == 1 or "WORLD_SIZE" in os.environ:
+        return False
+    from gpt2.recipes.launch import launch
+
+    launch(argv, processes)
+    return True
 
 
 def _generate(argv: Sequence[str]) -> None:

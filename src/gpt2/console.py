@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
@@ -12,8 +13,15 @@ from rich.text import Text
 
 @functools.cache
 def console() -> Console:
-    """The console for everything that is not a result. Made at first use, never at import."""
-    return Console(stderr=True, highlight=False)
+    """The console for everything that is not a result. Made at first use, never at import.
+
+    Where several processes train together, only the first speaks.
+    """
+    return Console(stderr=True, highlight=False, quiet=_rank() != "0")
+
+
+def _rank() -> str:
+    return os.environ.get("RANK", "0")
 
 
 def say(message: str, style: str = "") -> None:
@@ -27,10 +35,12 @@ def warn(message: str) -> None:
 
 
 def fail(message: str, fix: str = "") -> None:
-    """Print an error: what happened, and below it what to do."""
-    console().print(Text.assemble(("Error: ", "bold red"), message))
+    """Print an error: what happened, and below it what to do. Every process may."""
+    loud = Console(stderr=True, highlight=False)
+    who = "Error: " if _rank() == "0" else f"Error in process {_rank()}: "
+    loud.print(Text.assemble((who, "bold red"), message))
     if fix:
-        console().print(Text(fix))
+        loud.print(Text(fix))
 
 
 def table(title: str, rows: list[tuple[str, ...]], header: tuple[str, ...]) -> None:

@@ -13,21 +13,27 @@ import torch
 from gpt2.errors import ConfigError
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, local_rank: int | None = None) -> torch.device:
     """`auto` → CUDA, else Apple's MPS, else the CPU; any other name must be there.
+
+    Args:
+        name: auto, cpu, cuda, cuda:1 or mps.
+        local_rank: number of this process on this machine, where several train together: each takes its own GPU.
 
     Raises:
         ConfigError: the name is no device of this machine.
     """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
+    if name == "auto" and torch.cuda.is_available():
+        name = "cuda"
+    elif name == "auto":
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     there = ["cpu"]
     if torch.cuda.is_available():
         there += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
         there.append("mps")
+    if local_rank is not None and name.startswith("cuda"):
+        name = f"cuda:{local_rank}"
     if name not in there:
         raise ConfigError(f"There is no device {name!r} here.", f"This machine has: {', '.join(there)}.")
     return torch.device(name)

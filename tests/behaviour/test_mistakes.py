@@ -14,6 +14,7 @@ from tests.conftest import SMALL, Answer, make_text
 from gpt2.files import read_json
 
 Cli = Callable[..., Answer]
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 QUICK = (*SMALL, "--train.steps", "4", "--train.eval-every", "2")
 
 
@@ -294,7 +295,7 @@ def test_a_full_disk_while_saving_loses_nothing(workplace: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_an_interruption_saves_and_says_how_to_go_on(workplace: Path, number: signal.Signals) -> None:
     (workplace / "notes.txt").write_text(make_text(600))
     argv = [sys.executable, "-m", "gpt2", "train", "notes.txt", "--run", "long", *SMALL, "--train.steps", "100000"]
@@ -308,6 +309,6 @@ def test_an_interruption_saves_and_says_how_to_go_on(workplace: Path, number: si
     assert process.returncode == 128 + number
     assert "gpt2 train --resume runs/long" in " ".join(said.split())
     state = read_json(workplace / "runs/long/run_state.json")
-    assert state["status"] == "interrupted"
+    assert state["status"] == "preempted"
     assert (workplace / f"runs/long/checkpoints/step-{state['step']:08d}/MANIFEST.json").exists()
     assert len(metrics.read_text().splitlines()) == state["step"]

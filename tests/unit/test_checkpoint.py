@@ -22,8 +22,8 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "runs" / "example"
     folder.mkdir(parents=True)
     write_json(folder / "run.json", {})
-    for step, best in ((10, True), (20, True), (30, False), (40, False)):
-        checkpoint.save(folder, step, writer(str(step)), 0, best, keep=2)
+    for step, loss in ((10, 4.0), (20, 2.0), (30, 3.0), (40, None)):
+        checkpoint.save(folder, step, writer(str(step)), 0, loss, keep=2)
     return folder
 
 
@@ -35,6 +35,19 @@ def test_the_newest_and_the_best_are_kept(run: Path) -> None:
     ]
     assert (run / "best" / "model.safetensors").read_text() == "20"
     assert (run / "last" / "model.safetensors").read_text() == "40"
+
+
+def test_a_best_that_could_not_be_saved_is_not_the_best(run: Path) -> None:
+    """Else `best` would lead to a worse one for good, once the disk has room again."""
+
+    def refuse(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(run, 50, refuse, 0, 0.5, keep=2)
+    assert checkpoint.validation_loss(run / "best") == 2.0
+    checkpoint.save(run, 60, writer("60"), 0, 1.0, keep=2)
+    assert (run / "best" / "model.safetensors").read_text() == "60"
 
 
 def test_a_run_is_found_by_name_by_path_and_as_the_newest(run: Path) -> None:

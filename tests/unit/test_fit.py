@@ -1,12 +1,13 @@
 """The one loop, with a trainer that only counts: when it validates, looks and saves, and why it ends."""
 
-import signal
 from collections.abc import Iterable
-from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from gpt2.errors import RunError
 from gpt2.training.fit import Progress, Rhythm, fit
-from gpt2.training.interrupt import StopRequest
+from gpt2.training.guard import DivergedError
 from gpt2.training.metrics import Record
 
 
@@ -15,60 +16,65 @@ class Counter:
 
     def __init__(self, epoch_steps: int) -> None:
         self.step = 0
-        self.loader = SimpleNamespace(epoch=0.0)
+        self.epoch = 0.0
+        self.stop_wished = False
+        self.stop_at = 0
+        self.bad_at: set[int] = set()
         self.epoch_steps = epoch_steps
 
     def train_step(self) -> Record:
+        if self.step + 1 in self.bad_at:
+            self.bad_at.remove(self.step + 1)
+            raise DivergedError("no number.")
         self.step += 1
-        self.loader.epoch = self.step / self.epoch_steps
-        return Record(self.step, self.loader.epoch, self.step, 0.0, 5.0 - 0.1 * self.step, 0.1, 1.0, 1.0)
+        self.epoch = self.step / self.epoch_steps
+        self.stop_wished = self.step == self.stop_at
+        return Record(self.step, self.epoch, self.step, 0.0, 5.0 - 0.1 * self.step, 0.1, 1.0, 1.0)
 
 
 class Diary:
     """What the loop did, and the answers it gets."""
 
-    def __init__(self, losses: Iterable[float], refused: Iterable[int] = ()) -> None:
+    def __init__(self, losses: Iterable[float]) -> None:
         self.losses = iter(losses)
-        self.refused = set(refused)
         self.validated: list[int] = []
-        self.saved: list[tuple[int, bool]] = []
+        self.saved: list[tuple[int, float | None]] = []
         self.words: list[str] = []
         self.trainer: Any = None
 
-    def run(self, rhythm: Rhythm, progress: Progress, epoch_steps: int = 10**6, stop_at: int = 0) -> str:
+    def run(
+        self, rhythm: Rhythm, progress: Progress, epoch_steps: int = 10**6, stop_at: int = 0, bad_at: Iterable[int] = ()
+    ) -> str:
         self.trainer = Counter(epoch_steps)
-        stop = StopRequest()
-
-        def log(record: Record) -> None:
-            if record.step == stop_at:
-                stop.received = signal.SIGINT
-
+        self.trainer.stop_at, self.trainer.bad_at = stop_at, set(bad_at)
         return fit(
             self.trainer,
             rhythm,
             progress,
-            [SimpleNamespace(log=log)],
+            [],
             self._validate,
             lambda record: None,
-            self._save,
+            lambda val_loss: self.saved.append((self.trainer.step, val_loss)),
+            self._roll_back,
             self.words.append,
-            stop,
         )
+
+    def _roll_back(self) -> int | None:
+        if not self.saved:
+            return None
+        self.trainer.step = self.saved[-1][0]
+        return self.trainer.step
 
     def _validate(self) -> float:
         self.validated.append(self.trainer.step)
         return next(self.losses)
-
-    def _save(self, best: bool) -> bool:
-        self.saved.append((self.trainer.step, best))
-        return self.trainer.step not in self.refused
 
 
 def test_it_validates_at_its_rhythm_at_epochs_and_at_the_end() -> None:
     diary = Diary([4.0, 3.0, 3.5, 2.0, 1.0])
     assert diary.run(Rhythm(10, 4, None, None), Progress(), epoch_steps=6) == "completed"
     assert diary.validated == [4, 6, 8, 10]
-    assert diary.saved == [(4, True), (6, True), (8, False), (10, True)]
+    assert diary.saved == [(4, 4.0), (6, 3.0), (8, 3.5), (10, 2.0)]
 
 
 def test_a_short_epoch_is_measured_but_not_saved() -> None:
@@ -78,12 +84,19 @@ def test_a_short_epoch_is_measured_but_not_saved() -> None:
     assert [step for step, _ in diary.saved] == [4, 6]
 
 
-def test_a_best_that_could_not_be_saved_is_not_the_best() -> None:
-    """Else the record would speak of a checkpoint that is not there, and `best` would lead to a worse one for good."""
-    diary, progress = Diary([4.0, 2.0, 3.0], refused=[2]), Progress()
-    diary.run(Rhythm(3, 1, None, None), progress)
-    assert (progress.best_loss, progress.best_step) == (3.0, 3)
-    assert diary.saved == [(1, True), (2, True), (3, True)]
+def test_it_goes_back_to_the_last_checkpoint_when_the_numbers_go_bad_and_not_for_ever() -> None:
+    diary = Diary([4.0, 3.0, 2.0])
+    assert diary.run(Rhythm(12, 4, None, None), Progress(), bad_at=[6, 11]) == "completed"
+    assert [step for step, _ in diary.saved] == [4, 8, 12]
+    assert "checkpoint of step 4" in diary.words[0]
+    assert "checkpoint of step 8" in diary.words[1]
+    with pytest.raises(RunError, match="no number"):
+        Diary([4.0] * 9).run(Rhythm(12, 2, None, None), Progress(), bad_at=[3, 5, 7, 9])
+
+
+def test_bad_numbers_before_the_first_checkpoint_end_the_run() -> None:
+    with pytest.raises(RunError, match="no number"):
+        Diary([]).run(Rhythm(12, 4, None, None), Progress(), bad_at=[2])
 
 
 def test_patience_ends_it_after_so_many_validations_without_a_new_best() -> None:
@@ -95,8 +108,8 @@ def test_patience_ends_it_after_so_many_validations_without_a_new_best() -> None
 
 def test_a_stop_is_saved_within_the_step() -> None:
     diary = Diary([])
-    assert diary.run(Rhythm(50, 20, None, None), Progress(), stop_at=7) == "interrupted"
-    assert diary.saved == [(7, False)]
+    assert diary.run(Rhythm(50, 20, None, None), Progress(), stop_at=7) == "preempted"
+    assert diary.saved == [(7, None)]
 
 
 def test_overfitting_is_said_once_in_words() -> None:

@@ -1,6 +1,5 @@
 """The loop with a model that is no GPT."""
 
-import contextlib
 import copy
 import math
 from collections.abc import Mapping
@@ -8,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt2.config.schema import OptimSettings
-from gpt2.errors import UserError
 from gpt2.optim.adamw import build_adamw
-from gpt2.training.loss import cross_entropy
+from gpt2.optim.build import build_optimizers
+from gpt2.training.guard import DivergedError, Guard
+from gpt2.training.loss import IGNORED, linear_cross_entropy
 from gpt2.training.trainer import Plan, Trainer
 
 
@@ -44,9 +45,14 @@ class Batches:
 def make(micro_batch_size: int, grad_clip: float = 0.0, dropout: float = 0.0) -> Trainer:
     torch.manual_seed(1)
     model = nn.Sequential(nn.Embedding(11, 16), nn.Dropout(dropout), nn.Linear(16, 11))
-    optimizer = build_adamw(model.named_parameters(), OptimSettings(lr=0.01, weight_decay=0.0))
-    plan = Plan(100, micro_batch_size, grad_clip, lambda step: step, contextlib.nullcontext)
-    return Trainer(model, model, optimizer, lambda step: 1.0, Batches(), cross_entropy, plan, 0.0)
+    optimizers = build_optimizers(model.named_parameters(), OptimSettings(name="adamw", lr=0.01, weight_decay=0.0))
+    plan = Plan(micro_batch_size, grad_clip, lambda step: step)
+
+    def objective(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        total = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten(), reduction="sum")
+        return total, (targets != IGNORED).sum()
+
+    return Trainer(model, objective, optimizers, lambda step: 1.0, Batches(), Guard(6.0), plan, 0.0)
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch() -> None:
@@ -74,12 +80,27 @@ def test_the_gradient_is_clipped_but_its_whole_norm_is_told() -> None:
     assert 0 < moved <= 0.01 * 0.1  # lr · g / (g + eps), where g is at most a tenth of eps
 
 
-def test_a_loss_that_is_no_number_stops_before_the_weights_are_touched() -> None:
+def test_a_bad_batch_does_not_reach_the_weights_and_the_next_is_taken() -> None:
+    trainer, clean = make(8), make(8)
+    for _ in range(3):
+        trainer.train_step()
+        clean.train_step()
+    objective, calls = trainer.objective, iter([math.nan, math.inf])
+    trainer.objective = lambda inputs, targets: (objective(inputs, targets)[0] * next(calls, 1.0), targets.numel())  # type: ignore[assignment, return-value]
+    record = trainer.train_step()
+    clean.train_step()
+    assert record.skipped == 2
+    assert trainer.step == clean.step == 4
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, clean.model.state_dict()[name])  # all batches are alike here
+
+
+def test_when_every_batch_is_bad_it_is_said_and_the_weights_are_whole() -> None:
     trainer = make(8)
     trainer.train_step()
     before = copy.deepcopy(trainer.model.state_dict())
-    trainer.loss = lambda logits, targets: (logits.sum() * math.nan, targets.numel())  # type: ignore[assignment, return-value]
-    with pytest.raises(UserError, match="step 2"):
+    trainer.objective = lambda inputs, targets: (trainer.model(inputs).sum() * math.nan, targets.numel())  # type: ignore[assignment, return-value]
+    with pytest.raises(DivergedError, match="step 2"):
         trainer.train_step()
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
     assert trainer.step == 1
@@ -106,7 +127,25 @@ def test_only_matrices_decay() -> None:
 def test_the_loss_is_a_sum_and_a_count() -> None:
     logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
     targets = torch.tensor([[1, -100, 2], [-100, 0, 4]])
-    total, counted = cross_entropy(logits, targets)
+    total, counted = linear_cross_entropy(logits, torch.eye(5), targets)
     by_hand = -sum(logits[b, t].log_softmax(0)[targets[b, t]] for b, t in ((0, 0), (0, 2), (1, 1), (1, 2)))
     assert counted == 4
     assert total.item() == pytest.approx(float(by_hand), abs=1e-5)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 4, 5])
+def test_in_chunks_it_is_the_same_loss_with_the_same_gradients(
+    monkeypatch: pytest.MonkeyPatch, rows_at_once: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(3, 7, 8, generator=generator, requires_grad=True)
+    matrix = torch.randn(31, 8, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 31, (3, 7), generator=generator)
+    targets[1, 2:5] = IGNORED
+    answers = []
+    for limit in (2**26, 4 * 31 * rows_at_once):
+        monkeypatch.setattr("gpt2.training.loss.CHUNK_BYTES", limit)
+        total, counted = linear_cross_entropy(hidden, matrix, targets)
+        answers.append((total, counted, *torch.autograd.grad(3 * total, [hidden, matrix])))
+    for plain, chunked in zip(*answers, strict=True):
+        assert torch.allclose(plain, chunked, rtol=1e-5, atol=1e-5)

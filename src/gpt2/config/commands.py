@@ -59,6 +59,10 @@ class TrainSettings(Settings):
 
     config: str | None = Field(default=None, description="TOML file of these settings; the command line overrides it")
     resume: str | None = Field(default=None, description="run to go on with, where it stopped; takes no other setting")
+    auto_resume: bool = Field(
+        default=False,
+        description="go on with this run where it was interrupted, or begin it; safe to repeat until it is complete",
+    )
 
 
 class PlotSettings(Section):

@@ -3,7 +3,7 @@
 import math
 
 from gpt2.config.presets import PRESETS
-from gpt2.config.schema import ModelSettings, Settings
+from gpt2.config.schema import ModelSettings, OptimSettings, Settings
 from gpt2.errors import ConfigError
 
 GPT2_VOCABULARY_FROM = 20_000_000
@@ -56,7 +56,29 @@ def resolve_micro_batch(model: ModelSettings, vocab_size: int, batch_size: int, 
     return max(1, min(batch_size, memory // (per_token * model.context_length)))
 
 
-def resolve_training(settings: Settings, windows: int, vocab_size: int, memory: int) -> Settings:
+MUON_TOKENS_PER_WIDTH = 16
+"""Muon's products cost about 5·width/tokens of a step's own; from here on less than a third."""
+
+
+def resolve_optim(optim: OptimSettings, n_embd: int, tokens: int) -> OptimSettings:
+    """Fill the open rates, and choose the optimizer.
+
+    Args:
+        optim: as given.
+        n_embd: the model's width.
+        tokens: of an optimizer step.
+    """
+    enough = tokens >= MUON_TOKENS_PER_WIDTH * n_embd
+    return optim.model_copy(
+        update={
+            "name": ("muon" if enough else "adamw") if optim.name == "auto" else optim.name,
+            "lr": optim.lr or resolve_learning_rate(n_embd),
+            "matrix_lr": optim.matrix_lr or 0.05,
+        }
+    )
+
+
+def resolve_training(settings: Settings, windows: int, vocab_size: int, memory: int, processes: int = 1) -> Settings:
     """Fill the open numbers of a run.
 
     Without steps or epochs: ten passes over the data, but no fewer than 1,000 steps (small text needs more passes
@@ -66,7 +88,8 @@ def resolve_training(settings: Settings, windows: int, vocab_size: int, memory: 
         settings: with the model resolved.
         windows: training windows of an epoch.
         vocab_size: ids of the tokenizer.
-        memory: bytes to plan the activations into.
+        memory: bytes to plan the activations into, of one process.
+        processes: that share each batch.
     """
     train, model = settings.train, settings.model
     per_epoch = windows / train.batch_size  # optimizer steps of an epoch, not whole
@@ -76,19 +99,17 @@ def resolve_training(settings: Settings, windows: int, vocab_size: int, memory: 
         steps = max(1, math.ceil(train.epochs * per_epoch))
     else:
         steps = min(10_000, max(1_000, math.ceil(10 * per_epoch)))
-    assert model.n_embd, "resolve the model first"
+    assert model.n_embd and model.context_length, "resolve the model first"
+    share = max(1, train.batch_size // processes)
     resolved = {
         "steps": steps,
         "epochs": None,
-        "micro_batch_size": min(
-            train.batch_size,
-            train.micro_batch_size or resolve_micro_batch(model, vocab_size, train.batch_size, memory),
-        ),
+        "micro_batch_size": min(share, train.micro_batch_size or resolve_micro_batch(model, vocab_size, share, memory)),
         "eval_every": train.eval_every or max(1, steps // 20),
     }
     return settings.model_copy(
         update={
             "train": train.model_copy(update=resolved),
-            "optim": settings.optim.model_copy(update={"lr": settings.optim.lr or resolve_learning_rate(model.n_embd)}),
+            "optim": resolve_optim(settings.optim, model.n_embd, train.batch_size * model.context_length),
         }
     )

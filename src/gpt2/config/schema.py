@@ -92,6 +92,11 @@ class TrainSettings(Section):
     grad_clip: Annotated[float, Field(ge=0.0)] = Field(
         default=1.0, description="largest norm of the gradient; 0: no limit"
     )
+    spike_sigma: Annotated[float, Field(ge=0.0)] = Field(
+        default=6.0,
+        description="a batch whose loss or gradient lies so many deviations above the last 128 steps' is passed over; "
+        "0: only what is no number",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="number format of the matrix products; auto: bf16 where the device gains from it"
     )
@@ -113,10 +118,16 @@ class TrainSettings(Section):
 
 
 class OptimSettings(Section):
-    """The optimizer: AdamW (Loshchilov & Hutter 2019)."""
+    """The optimizer: Muon (Jordan et al. 2024) with AdamW (Loshchilov & Hutter 2019), or AdamW alone."""
 
-    name: Literal["adamw"] = Field(default="adamw", description="optimizer")
-    lr: Positive | None = Field(default=None, description="peak learning rate; else by the model's width")
+    name: Literal["auto", "muon", "adamw"] = Field(
+        default="auto",
+        description="muon: the blocks' matrices by Muon, the rest by AdamW; adamw: all by AdamW; auto: muon where a "
+        "step has enough tokens to pay for it",
+    )
+    lr: Positive | None = Field(default=None, description="peak learning rate of AdamW; else by the model's width")
+    matrix_lr: Positive | None = Field(default=None, description="peak learning rate of Muon; else 0.05")
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.95, description="Muon's running mean")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(
         default=0.1, description="decoupled weight decay of matrices; none on biases, norms and positions"
     )
@@ -138,6 +149,15 @@ class ScheduleSettings(Section):
     cooldown: Share = Field(default=0.4, description="share of the run that decays (wsd only)")
 
 
+class DistributedSettings(Section):
+    """Several processes that train one model together."""
+
+    processes: Count = Field(default=1, description="processes to start on this machine, by torchrun; one a GPU")
+    strategy: Literal["ddp", "fsdp"] = Field(
+        default="ddp", description="ddp: each process holds the whole model; fsdp: a share of it, for what does not fit"
+    )
+
+
 class Settings(Section):
     """The whole of a run: with the sources' bytes, this fixes every number that it produces."""
 
@@ -157,6 +177,7 @@ class Settings(Section):
     train: TrainSettings = Field(default_factory=TrainSettings)
     optim: OptimSettings = Field(default_factory=OptimSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
+    distributed: DistributedSettings = Field(default_factory=DistributedSettings)
 
     @field_validator("tokenizer")
     @classmethod

@@ -65,6 +65,12 @@ def fingerprint(sources: Sources, validation: Sources | None, tokenizer: str, se
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def open_prepared(folder: Path) -> Prepared:
+    """What `prepare` left in a folder."""
+    stats = Stats.from_json(read_json(folder / "MANIFEST.json")["stats"])
+    return Prepared(folder, folder.name, load_tokenizer(folder), stats, reused=True)
+
+
 def prepare(
     sources: Sources, validation: Sources | None, tokenizer_spec: str, settings: DataSettings, root: Path
 ) -> Prepared:
@@ -83,8 +89,7 @@ def prepare(
     name = fingerprint(sources, validation, tokenizer_spec, settings)
     folder = root / name
     if (folder / "MANIFEST.json").is_file():
-        stats = Stats.from_json(read_json(folder / "MANIFEST.json")["stats"])
-        return Prepared(folder, name, load_tokenizer(folder), stats, reused=True)
+        return open_prepared(folder)
 
     found = _scan(sources, "Reading")
     found_validation = _scan(validation, "Reading validation") if validation else None

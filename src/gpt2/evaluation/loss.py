@@ -11,32 +11,32 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def mean_loss(
-    model: nn.Module,
-    forward: Callable[[Tensor], Tensor],
+    objective: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor, int]],
-    loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     autocast: Callable[[], contextlib.AbstractContextManager[Any]],
+    total_of: Callable[[Tensor], Tensor] = lambda sums: sums,
 ) -> float:
     """Mean cross-entropy in nats a token, without dropout.
 
     Args:
-        model: switched to evaluation for the time, then back.
-        forward: what computes logits (the model or its compiled form).
+        objective: inputs and targets → (sum, count); switched to evaluation for the time, then back.
         batches: inputs and targets, each of shape (B, T), and how many targets count.
-        loss: logits and targets → (sum, count).
         autocast: number format of the matrix products.
+        total_of: this process's sums → those of all processes.
     """
-    training, device = model.training, next(model.parameters()).device
-    model.eval()
+    training, device = objective.training, next(objective.parameters()).device
+    objective.eval()
     total, counted = 0.0, 0
     try:
         for inputs, targets, count in batches:
             with autocast():
-                loss_sum, _ = loss(forward(inputs.to(device)), targets.to(device))
+                loss_sum, _ = objective(inputs.to(device), targets.to(device))
             total += loss_sum.item()  # added in double precision
             counted += count
     finally:
-        model.train(training)
+        objective.train(training)
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    total, counted = total_of(torch.tensor([total, counted], dtype=wide, device=device)).tolist()
     assert counted, "nothing to evaluate"
     return total / counted
 

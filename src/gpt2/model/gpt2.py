@@ -123,6 +123,10 @@ class GPT2(nn.Module):
         Returns:
             Logits, shape (B, T, V).
         """
+        return F.linear(self.hidden_states(tokens, cache), self.output_matrix)  # (B, T, V)
+
+    def hidden_states(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """What the output matrix reads, for the same arguments: shape (B, T, C)."""
         T = tokens.shape[1]
         past = 0 if cache is None else cache.length
         assert past + T <= self.config.context_length, f"{past + T} tokens in a context of {self.config.context_length}"
@@ -131,7 +135,12 @@ class GPT2(nn.Module):
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.h:
             x = block(x, cache)
-        return F.linear(self.ln_f(x), self.wte.weight)  # (B, T, V): the output matrix is the embedding
+        return self.ln_f(x)
+
+    @property
+    def output_matrix(self) -> Tensor:
+        """Hidden states to logits, shape (V, C): the embedding of tokens itself."""
+        return self.wte.weight
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:

@@ -14,16 +14,17 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 
 
 def build_adamw(named_parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimSettings) -> torch.optim.AdamW:
-    """One fused AdamW over two groups, with and without decay. Each group keeps its peak rate as `peak_lr`."""
+    """One fused AdamW over two groups, with and without decay."""
     assert settings.lr is not None, "resolve the settings first"
     named = list(named_parameters)
     groups = [
         {"params": [p for n, p in named if decays(n, p) is decay], "weight_decay": settings.weight_decay * decay}
         for decay in (True, False)
     ]
-    optimizer = torch.optim.AdamW(
-        groups, lr=settings.lr, betas=(settings.beta1, settings.beta2), eps=settings.eps, fused=True
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=settings.lr,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+        fused=True,
     )
-    for group in optimizer.param_groups:
-        group["peak_lr"] = settings.lr
-    return optimizer

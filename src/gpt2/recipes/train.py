@@ -1,16 +1,21 @@
 """Train: prepare, check, learn, validate, plot, save. A new run, or the rest of one that stopped."""
 
+import contextlib
 import os
 import re
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gpt2 import __version__
 from gpt2.config.resolve import resolve_model, resolve_training
-from gpt2.config.schema import Settings
+from gpt2.config.schema import DistributedSettings, Settings
 from gpt2.console import say
 from gpt2.corpus.doctor import require_windows
+from gpt2.corpus.prepare import Prepared, open_prepared
 from gpt2.corpus.sources import Sources
+from gpt2.distributed import World, joined, world_from_environment
 from gpt2.errors import DataError, RunError
 from gpt2.files import locked, read_json, write_json
 from gpt2.recipes.data import absolute, choose_sources, prepare_data
@@ -19,90 +24,165 @@ from gpt2.runtime import activation_memory, environment, pick_device, pick_preci
 from gpt2.training import checkpoint
 
 RUNS = checkpoint.RUNS
+FINISHED = ("completed", "stopped early")
 
 
-def train(settings: Settings, started: float, name_hint: str | None = None) -> None:
+def train(settings: Settings, started: float, name_hint: str | None = None, auto_resume: bool = False) -> None:
     """Start a new run.
 
     Args:
         settings: as given; what is open is chosen here.
         started: `time.monotonic()` of the command's begin.
         name_hint: names the run where the settings and sources do not, such as the configuration file's name.
+        auto_resume: go on where this command was interrupted, if it was.
 
     Raises:
         UserError: whatever the user can mend.
     """
+    world = world_from_environment()
+    device = pick_device(settings.train.device, world.local_rank if world.size > 1 else None)
     settings = settings.model_copy(update={"model": resolve_model(settings.model)})
-    settings = settings.model_copy(update={"sources": choose_sources(settings.sources)})
-    folder = _new_folder(settings, name_hint)
-    device = pick_device(settings.train.device)
-    prepared, opened = prepare_data(settings, RUNS / ".prepared")
-    assert settings.model.context_length
-    require_windows(prepared.stats, settings.model.context_length)
-    windows = build_loader(settings, prepared).windows_per_epoch
-    settings = resolve_training(settings, windows, prepared.stats.vocab_size, activation_memory(device))
-    settings = settings.model_copy(update={"run": folder.name, "sources": absolute(settings.sources)})
-    precision = pick_precision(settings.train.precision, device, settings.model.n_embd or 0)
-    settings = settings.model_copy(
-        update={"train": settings.train.model_copy(update={"device": str(device), "precision": precision})}
-    )
-    record = {
-        "format": 1,
-        "gpt2_from_scratch": __version__,
-        "settings": settings.model_dump(mode="json"),
-        "template": opened.template,
-        "sources": _hashes(opened),
-        "data": prepared.fingerprint,
-        "environment": environment(device),
-    }
-    with locked(folder):
-        if (folder / "run.json").exists():
-            raise _taken(folder)
-        write_json(folder / "run.json", record)
-        run(Job(folder, settings, prepared, record, None, started))
+    with joined(world, device.type == "cuda"), contextlib.ExitStack() as stack:
+        begun = world.from_main(lambda: _begin(settings, world, device, name_hint, auto_resume, stack))
+        _run(begun, started, world)
 
 
-def resume(name: str, started: float) -> None:
+def resume(name: str, distributed: DistributedSettings | None, started: float) -> None:
     """Go on with a run from its newest whole checkpoint, with the settings and data it began with.
+
+    Args:
+        name: name or folder of a run.
+        distributed: over how many processes, and how, where that is to differ from before.
+        started: `time.monotonic()` of the command's begin.
 
     Raises:
         RunError: no such run, or it is complete, or in use.
         DataError: its sources are not what they were.
         CheckpointError: none of its checkpoints is whole.
     """
+    world = world_from_environment()
     folder = checkpoint.find_run(name)
+    settings = Settings.model_validate(read_json(folder / "run.json")["settings"])
+    device = pick_device(settings.train.device, world.local_rank if world.size > 1 else None)
+    with joined(world, device.type == "cuda"), contextlib.ExitStack() as stack:
+        begun = world.from_main(lambda: _begin_again(folder, distributed, stack))
+        _run(begun, started, world)
+
+
+Begun = dict[str, Any]
+"""What the main process tells the others of a run that can start, as JSON values: folder, record, data, resumed."""
+
+
+def _run(begun: Begun, started: float, world: World) -> None:
+    if not begun:  # there is nothing left to do
+        return
+    prepared = open_prepared(Path(begun["data"]))
+    resumed = Path(begun["resumed"]) if begun["resumed"] else None
+    settings = Settings.model_validate(begun["record"]["settings"])
+    run(Job(Path(begun["folder"]), settings, prepared, begun["record"], resumed, started, world))
+
+
+def _begin(
+    settings: Settings,
+    world: World,
+    device: torch.device,
+    name_hint: str | None,
+    auto_resume: bool,
+    stack: contextlib.ExitStack,
+) -> Begun:
+    """Name the run, prepare its data, lock its folder (until `stack` closes), write run.json."""
+    settings = settings.model_copy(update={"sources": choose_sources(settings.sources)})
+    asked = settings.model_dump(mode="json", exclude={"run", "sources", "distributed"})
+    asked["sources"] = list(absolute(settings.sources))
+    folder = _folder(settings, name_hint, new=not auto_resume)
+    if auto_resume and (folder / "run.json").exists():
+        if read_json(folder / "run.json").get("asked") != asked:
+            raise RunError(
+                f"{folder} was begun with other settings than these.",
+                "Repeat the command that began it, or give this one another name: --run NAME",
+            )
+        state = folder / "run_state.json"
+        if state.exists() and read_json(state)["status"] in FINISHED:
+            say(f"{folder} is complete. Nothing is left to do.")
+            return {}
+        return _begin_again(folder, settings.distributed, stack)
+    prepared, opened = prepare_data(settings, RUNS / ".prepared")
+    assert settings.model.context_length
+    require_windows(prepared.stats, settings.model.context_length)
+    settings = _resolved(settings, prepared, world, device, folder.name)
+    record = {
+        "format": 1,
+        "gpt2_from_scratch": __version__,
+        "settings": settings.model_dump(mode="json"),
+        "asked": asked,
+        "template": opened.template,
+        "sources": _hashes(opened),
+        "data": prepared.fingerprint,
+        "environment": environment(device),
+    }
+    stack.enter_context(locked(folder))
+    if not auto_resume and (folder / "run.json").exists():
+        raise _taken(folder)
+    write_json(folder / "run.json", record)
+    return {"folder": str(folder), "record": record, "data": str(prepared.folder), "resumed": None}
+
+
+def _resolved(settings: Settings, prepared: Prepared, world: World, device: torch.device, name: str) -> Settings:
+    """All that the settings leave open, chosen."""
+    windows = build_loader(settings, prepared, world).windows_per_epoch
+    settings = resolve_training(settings, windows, prepared.stats.vocab_size, activation_memory(device), world.size)
+    precision = pick_precision(settings.train.precision, device, settings.model.n_embd or 0)
+    kind = device.type if world.size > 1 else str(device)
+    return settings.model_copy(
+        update={
+            "run": name,
+            "sources": absolute(settings.sources),
+            "train": settings.train.model_copy(update={"device": kind, "precision": precision}),
+            "distributed": settings.distributed.model_copy(update={"processes": world.size}),
+        }
+    )
+
+
+def _begin_again(folder: Path, distributed: DistributedSettings | None, stack: contextlib.ExitStack) -> Begun:
+    """Lock a run's folder (until `stack` closes), find its newest whole checkpoint, and its data as they were."""
     record = read_json(folder / "run.json")
     settings = Settings.model_validate(record["settings"])
-    with locked(folder):
-        newest = checkpoint.newest_valid(folder)
-        assert settings.train.steps
-        if (checkpoint.step_of(newest) or 0) >= settings.train.steps:
-            raise RunError(
-                f"{folder} is complete: it made all of its {settings.train.steps:,} steps.",
-                f"Talk to it: gpt2 chat {folder}. To train longer, start a run with more --train.steps.",
-            )
-        prepared, opened = prepare_data(settings, folder.parent / ".prepared")
-        if prepared.fingerprint != record["data"]:
-            raise DataError(
-                f"The data of {folder} changed since the run began{_changed(record, opened)}.",
-                "Put the files back as they were, or start a new run: gpt2 train … --run NAME",
-            )
-        say(f"Going on from {newest}.")
-        run(Job(folder, settings, prepared, record, newest, started))
+    stack.enter_context(locked(folder))
+    newest = checkpoint.newest_valid(folder) if checkpoint.list_checkpoints(folder) else None
+    assert settings.train.steps
+    if newest and (checkpoint.step_of(newest) or 0) >= settings.train.steps:
+        raise RunError(
+            f"{folder} is complete: it made all of its {settings.train.steps:,} steps.",
+            f"Talk to it: gpt2 chat {folder}. To train longer, start a run with more --train.steps.",
+        )
+    prepared, opened = prepare_data(settings, folder.parent / ".prepared")
+    if prepared.fingerprint != record["data"]:
+        raise DataError(
+            f"The data of {folder} changed since the run began{_changed(record, opened)}.",
+            "Put the files back as they were, or start a new run: gpt2 train … --run NAME",
+        )
+    if distributed is not None:
+        record["settings"]["distributed"] = distributed.model_dump(mode="json")
+    say(f"Going on from {newest}." if newest else f"{folder} had not come to its first checkpoint: beginning again.")
+    resumed = str(newest) if newest else None
+    return {"folder": str(folder), "record": record, "data": str(prepared.folder), "resumed": resumed}
 
 
-def _new_folder(settings: Settings, name_hint: str | None) -> Path:
-    """The folder of a new run: the name that was given, else a free one after the configuration or first source."""
+def _folder(settings: Settings, name_hint: str | None, new: bool) -> Path:
+    """The folder of a run: the name that was given, else one after the configuration or first source.
+
+    A new run may not have the name of another that was given, and avoids it where it was not.
+    """
     if settings.run is not None:
         folder = RUNS / settings.run
-        if (folder / "run.json").exists():
+        if new and (folder / "run.json").exists():
             raise _taken(folder)
         return folder
     first = Path(settings.sources[0])
     stem = name_hint or first.stem or first.resolve().stem
     name = re.sub(r"[^\w-]+", "-", stem).strip("-")[:60] or "run"
     number, folder = 1, RUNS / name
-    while folder.exists():
+    while new and folder.exists():
         number += 1
         folder = RUNS / f"{name}-{number}"
     return folder

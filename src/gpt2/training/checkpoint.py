@@ -9,6 +9,7 @@ with its files is no checkpoint. Old ones go only after the new one is in place.
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
@@ -26,6 +27,7 @@ from gpt2.errors import CheckpointError, RunError, UserError
 from gpt2.files import atomic_folder, read_json, sha256_file, sweep_temporaries, write_json
 
 MANIFEST = "MANIFEST.json"
+VALIDATION = "validation.json"
 RUNS = Path("runs")
 
 
@@ -104,16 +106,23 @@ def list_checkpoints(run_folder: Path) -> list[Path]:
 
 
 def save(
-    run_folder: Path, step: int, write: Callable[[Path], None], expected_bytes: int, best: bool, keep: int
+    run_folder: Path,
+    step: int,
+    write: Callable[[Path], None],
+    expected_bytes: int,
+    val_loss: float | None,
+    keep: int,
 ) -> Path:
     """Write a checkpoint and move `last`, and `best` if it is; then remove those beyond the newest `keep`.
+
+    The best is the one on disk with the lowest validation loss: one that could not be written is none.
 
     Args:
         run_folder: the run's folder; the caller holds its lock.
         step: optimizer steps done.
         write: puts the checkpoint's files into the folder that it is given.
         expected_bytes: about what `write` will need; refused at once when the disk has less than 1.2 times that.
-        best: whether it has the lowest validation loss so far.
+        val_loss: validation loss at this step, where it was measured.
         keep: how many of the newest to keep, besides the best.
 
     Raises:
@@ -128,16 +137,28 @@ def save(
     folder = checkpoints / f"step-{step:08d}"
     with atomic_folder(folder) as temporary:
         write(temporary)
+        write_json(temporary / VALIDATION, {"step": step, "val_loss": val_loss})
         write_manifest(temporary)
     point(run_folder, "last", folder)
-    if best:
+    best = pointed(run_folder, "best")
+    if val_loss is not None and (best is None or best == folder or val_loss < validation_loss(best)):
         point(run_folder, "best", folder)
-    protected = {folder, pointed(run_folder, "best")}
+        best = folder
+    protected = {folder, best}
     for old in list_checkpoints(run_folder)[:-keep]:
         if old not in protected:
             (old / MANIFEST).unlink()  # no longer a checkpoint, even if the removal is interrupted
             shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def validation_loss(folder: Path) -> float:
+    """The validation loss at a checkpoint; infinite where it was not measured, or cannot be read."""
+    try:
+        value = read_json(folder / VALIDATION)["val_loss"]
+    except (OSError, UserError, KeyError, TypeError):
+        return math.inf
+    return value if isinstance(value, float) else math.inf
 
 
 def point(run_folder: Path, name: str, checkpoint: Path) -> None:

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
-from gpt2.training.interrupt import StopRequest
+from gpt2.errors import RunError
+from gpt2.training.guard import DivergedError
 from gpt2.training.metrics import Record
 from gpt2.training.trainer import Trainer
 
-Outcome = Literal["completed", "stopped early", "interrupted"]
+Outcome = Literal["completed", "stopped early", "preempted"]
+ROLLBACKS_AT_MOST = 3
 
 
 class Tracker(Protocol):
@@ -43,6 +45,16 @@ class Progress:
     train_sum: float = 0.0
     train_count: int = 0
     """Sum and number of the training losses since the last stop."""
+    rollbacks: int = 0
+
+    def note(self, step: int, val_loss: float) -> None:
+        """Remember a validation."""
+        self.validations.append((step, self.train_sum / self.train_count, val_loss))
+        self.train_sum, self.train_count = 0.0, 0
+        if val_loss < self.best_loss:
+            self.best_loss, self.best_step, self.since_best = val_loss, step, 0
+        else:
+            self.since_best += 1
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; infinity as null."""
@@ -78,35 +90,54 @@ def fit(
     trackers: list[Tracker],
     validate: Callable[[], float],
     look: Callable[[Record], None],
-    save: Callable[[bool], bool],
+    save: Callable[[float | None], None],
+    roll_back: Callable[[], int | None],
     notify: Callable[[str], None],
-    stop: StopRequest,
 ) -> Outcome:
-    """Train to the last step, or until patience ends or a signal comes. In each case the state is saved.
+    """Train to the last step, or until patience ends or a stop is wished. In each case the state is saved.
 
     Every epoch's end and every `eval_every` steps the whole validation part is measured. At the latter (and at the
     former, where an epoch is no shorter than `eval_every`) it is also looked at and saved: a text of a few pages has
     an epoch in every step, and a plot and a checkpoint for each would take longer than the training.
 
     Args:
-        trainer: makes the steps.
+        trainer: makes the steps, and knows of wishes to stop.
         rhythm: when to do what.
         progress: what is remembered; changed in place.
         trackers: get each record.
         validate: → mean validation loss.
         look: shows the run at this record: sample text, plots.
-        save: writes a checkpoint; its argument tells whether it is the best so far. → whether it is now on disk.
+        save: writes a checkpoint; its argument is the validation loss at this step, where it was measured.
+        roll_back: puts everything back to the last good checkpoint, but goes on with other data → its step; None
+            where there is none.
         notify: tells the user something that happened.
-        stop: a wish to end after the current step.
+
+    Raises:
+        RunError: the numbers went bad again and again.
     """
     while trainer.step < rhythm.steps:
-        epoch_before = math.floor(trainer.loader.epoch)
-        record = trainer.train_step()
+        epoch_before = math.floor(trainer.epoch)
+        try:
+            record = trainer.train_step()
+        except DivergedError as error:
+            rolled_back = progress.rollbacks
+            step = roll_back() if rolled_back < ROLLBACKS_AT_MOST else None
+            if step is None:
+                raise RunError(
+                    str(error),
+                    "The rate is probably too high: train again with half of --optim.lr (and --optim.matrix-lr). "
+                    "Checkpoints are intact.",
+                ) from None
+            progress.rollbacks = rolled_back + 1
+            notify(f"{error} Going back to the checkpoint of step {step}, and on with the data after this.")
+            continue
+        if record.skipped:
+            notify(f"At step {record.step} {record.skipped} bad batch(es) were passed over: no number, or a jump.")
         progress.train_sum += record.train_loss
         progress.train_count += 1
         step = record.step
-        epoch_ended = math.floor(trainer.loader.epoch) > epoch_before
-        epoch_steps = step / max(trainer.loader.epoch, 1e-9)
+        epoch_ended = math.floor(trainer.epoch) > epoch_before
+        epoch_steps = step / max(trainer.epoch, 1e-9)
         stop_here = (
             step % rhythm.eval_every == 0 or step == rhythm.steps or (epoch_ended and epoch_steps >= rhythm.eval_every)
         )
@@ -115,27 +146,19 @@ def fit(
         for tracker in trackers:
             tracker.log(record)
         if record.val_loss is not None and stop_here:
-            progress.validations.append((step, progress.train_sum / progress.train_count, record.val_loss))
-            progress.train_sum, progress.train_count = 0.0, 0
-            kept = progress.best_loss, progress.best_step
-            best = record.val_loss < progress.best_loss
-            if best:
-                progress.best_loss, progress.best_step, progress.since_best = record.val_loss, step, 0
-            else:
-                progress.since_best += 1
+            progress.note(step, record.val_loss)
             words = overfitting(progress)
             if words and not progress.warned:
                 progress.warned = True
                 notify(words)
             look(record)  # before the checkpoint: what a resumed run finds beyond its step, it makes again
-            if not save(best):
-                progress.best_loss, progress.best_step = kept  # the best is what can be loaded
+            save(record.val_loss)
             if rhythm.patience is not None and progress.since_best >= rhythm.patience and step < rhythm.steps:
                 return "stopped early"
         elif rhythm.save_every is not None and step % rhythm.save_every == 0:
-            save(False)
-        if stop.received is not None and step < rhythm.steps:
+            save(None)
+        if trainer.stop_wished and step < rhythm.steps:
             if not stop_here:
-                save(False)
-            return "interrupted"
+                save(None)
+            return "preempted"
     return "completed"

@@ -1,24 +1,32 @@
-"""Ctrl-C and SIGTERM as a wish to stop after the current step; a second one ends the program at once."""
+"""Ctrl-C, SIGTERM and SIGUSR1 as a wish to stop after the current step; a second one ends the program at once."""
 
+import os
 import signal
 from types import FrameType, TracebackType
 
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
 
 class StopRequest:
-    """While the block runs, the first SIGINT or SIGTERM sets `received`; the second has its usual effect."""
+    """While the block runs, the first of the signals sets `received`; the second has its usual effect.
+
+    Under torchrun a second one is not listened to: it passes on to its workers what they have heard themselves, and
+    kills them anyway if they take longer than its shutdown timeout.
+    """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             self._before[number] = signal.signal(number, self._receive)
         return self
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
-        self._restore()
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

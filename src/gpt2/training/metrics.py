@@ -22,6 +22,7 @@ class Record:
         grad_norm: norm of the whole gradient before clipping.
         tokens_per_second: training tokens over the time of this step, validation and saving excluded.
         val_loss: mean cross-entropy of the validation part after this step, where it was measured.
+        skipped: batches that were passed over before this step's, because their numbers were bad; None: none.
     """
 
     step: int
@@ -33,13 +34,11 @@ class Record:
     grad_norm: float
     tokens_per_second: float
     val_loss: float | None = None
+    skipped: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON values; a validation loss only where there is one."""
-        values = asdict(self)
-        if self.val_loss is None:
-            del values["val_loss"]
-        return values
+        """The record as JSON values; what is None is left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def read_metrics(path: Path) -> list[Record]:
@@ -63,14 +62,23 @@ class MetricsFile:
     """metrics.jsonl of a run: appended to at each step, cut back to a checkpoint's step on resume."""
 
     def __init__(self, path: Path, keep_to_step: int = 0) -> None:
-        cut_back(path, keep_to_step)
-        self._file: IO[str] = path.open("a", encoding="utf-8")
+        self._path = path
+        self._file: IO[str] | None = None
+        self.cut_back(keep_to_step)
+
+    def cut_back(self, step: int) -> None:
+        """Forget what belongs to later steps; they will be made again."""
+        self.close()
+        cut_back(self._path, step)
+        self._file = self._path.open("a", encoding="utf-8")
 
     def log(self, record: Record) -> None:
         """Append a record; it has left this process when this returns."""
+        assert self._file is not None, "the file is closed"
         self._file.write(json.dumps(record.to_json()) + "\n")
         self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()

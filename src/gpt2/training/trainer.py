@@ -1,16 +1,16 @@
-"""The loop. It knows no GPT: model, data, loss, optimizer and what happens in between are given to it."""
+"""The step. It knows no GPT: data, objective, optimizers and what happens in between are given to it."""
 
 import contextlib
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from gpt2.errors import UserError
+from gpt2.distributed import World, like, whole
+from gpt2.training.guard import PASSED_OVER_AT_MOST, DivergedError, Guard
 from gpt2.training.metrics import Record
 
 
@@ -23,7 +23,7 @@ class Loader(Protocol):
         ...
 
     def next_batch(self) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of the next optimizer step, each of shape (B, T)."""
+        """Inputs and targets of this process's part of the next batch, each of shape (B/W, T)."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -35,19 +35,31 @@ class Loader(Protocol):
         ...
 
 
-LossFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Inputs and targets, each (B, T) → sum of the loss over counted targets, and their number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How an optimizer step is made, and how many there are."""
+    """How an optimizer step is made."""
 
-    steps: int
     micro_batch_size: int
     grad_clip: float
     step_seed: Callable[[int], int]
     """Optimizer step → seed of its dropout. So the state of a random generator never has to be saved."""
-    autocast: Callable[[], contextlib.AbstractContextManager[Any]]
+    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    without_sum: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    """While active, backward leaves gradients unsummed between processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A batch on its way to the device, and where the data stands after it."""
+
+    inputs: Tensor
+    targets: Tensor
+    loader: dict[str, Any]
+    epoch: float
 
 
 class Trainer:
@@ -55,115 +67,193 @@ class Trainer:
 
     Args:
         model: the weights, as they are saved.
-        forward: what computes logits: the model itself, or its compiled form.
-        optimizer: its groups carry `peak_lr`.
+        objective: computes the loss of a micro-batch.
+        optimizers: their groups carry `peak_lr`.
         schedule: step → multiple of the peak rate.
         loader: where batches come from.
-        loss: logits and targets → (sum, count).
-        plan: numbers of the run.
+        guard: which steps may reach the weights.
+        plan: how a step is made.
         started: `time.monotonic()` when the command began.
+        world: the processes that train together.
+        wish: whether this process has been asked to stop; see `stop_wished`.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        forward: Callable[[Tensor], Tensor],
-        optimizer: torch.optim.Optimizer,
+        objective: Objective,
+        optimizers: Sequence[torch.optim.Optimizer],
         schedule: Callable[[int], float],
         loader: Loader,
-        loss: LossFunction,
+        guard: Guard,
         plan: Plan,
         started: float,
+        world: World | None = None,
+        wish: Callable[[], bool] = lambda: False,
     ) -> None:
         self.model = model
-        self.forward = forward
-        self.optimizer = optimizer
+        self.objective = objective
+        self.optimizers = optimizers
         self.schedule = schedule
         self.loader = loader
-        self.loss = loss
+        self.guard = guard
         self.plan = plan
         self.started = started
+        self.world = world or World()
+        self.wish = wish
+        self.stop_wished = False
+        """Whether any process had been asked to stop by the end of the last step: the same in all of them."""
         self.step = 0
         self.tokens = 0
+        self.epoch = loader.epoch
+        """Passes over the data that have reached the weights, a fraction."""
         self.device = next(model.parameters()).device
+        self._ahead: _Batch | None = None
+        self._loader_state = loader.state()
 
     def train_step(self) -> Record:
         """One optimizer step: a batch in micro-batches, the gradient of the mean loss over all its tokens, an update.
 
+        A batch whose loss or gradient is no number, or jumps, is passed over and the next one is taken in its place.
+
         Raises:
-            UserError: loss or gradient is no longer a finite number. The weights are still those of the step before.
+            DivergedError: too many batches in a row were bad. The weights are those of the step before.
         """
         began = time.perf_counter()
-        torch.manual_seed(self.plan.step_seed(self.step))
         self.model.train()
-        inputs, targets = self.loader.next_batch()  # (B, T)
-        if self.device.type == "cuda":
-            inputs, targets = inputs.pin_memory(), targets.pin_memory()
-        counted = (targets >= 0).sum().item()
-        size = self.plan.micro_batch_size
-        loss_sum = torch.zeros((), device=self.device)
-        for start in range(0, len(inputs), size):
-            micro_inputs = inputs[start : start + size].to(self.device, non_blocking=True)
-            micro_targets = targets[start : start + size].to(self.device, non_blocking=True)
-            with self.plan.autocast():
-                total, _ = self.loss(self.forward(micro_inputs), micro_targets)
-            (total / counted).backward()
-            loss_sum += total.detach()
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.grad_clip or math.inf)
-        train_loss = loss_sum.item() / counted
-        norm = grad_norm.item()
-        if not (math.isfinite(train_loss) and math.isfinite(norm)):
-            raise UserError(
-                f"At step {self.step + 1} the loss is {train_loss:g} and the gradient's norm {norm:g}.",
-                "The rate is probably too high: train again with half of --optim.lr. The last checkpoint is intact.",
-            )
-        rate = self.schedule(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        skipped, tokens = 0, 0
+        while True:
+            batch = self._ahead or self._fetch()
+            self._loader_state, self.epoch = batch.loader, batch.epoch
+            loss, norm, read = self._gradient(batch)
+            tokens += read
+            objection = self.guard.objection(loss, norm)
+            if objection is None:
+                break
+            for optimizer in self.optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            skipped += 1
+            if skipped > PASSED_OVER_AT_MOST:
+                raise DivergedError(f"At step {self.step + 1} {objection}, for {skipped} batches in a row.")
+        rate = self._update(norm)
         self.step += 1
-        self.tokens += inputs.numel()
+        self.tokens += tokens
         return Record(
             step=self.step,
-            epoch=round(self.loader.epoch, 4),
+            epoch=round(self.epoch, 4),
             tokens=self.tokens,
             seconds=round(time.monotonic() - self.started, 3),
-            train_loss=train_loss,
-            lr=self.optimizer.param_groups[0]["lr"],
+            train_loss=loss,
+            lr=rate,
             grad_norm=norm,
-            tokens_per_second=round(inputs.numel() / (time.perf_counter() - began), 1),
+            tokens_per_second=round(tokens / (time.perf_counter() - began), 1),
+            skipped=skipped or None,
         )
 
+    def _fetch(self) -> _Batch:
+        inputs, targets = self.loader.next_batch()  # (B/W, T)
+        if self.device.type == "cuda":
+            inputs = inputs.pin_memory().to(self.device, non_blocking=True)
+            targets = targets.pin_memory().to(self.device, non_blocking=True)
+        else:
+            inputs, targets = inputs.to(self.device), targets.to(self.device)
+        return _Batch(inputs, targets, self.loader.state(), self.loader.epoch)
+
+    def _gradient(self, batch: _Batch) -> tuple[float, float, int]:
+        """Leave the mean loss's gradient in the weights: the loss, the gradient's norm, and tokens read."""
+        # Each process drops other activations than its neighbours, and the same ones whenever it makes this step.
+        torch.manual_seed(self.plan.step_seed(self.step) + self.world.rank)
+        rows, size = len(batch.inputs), self.plan.micro_batch_size
+        share = batch.targets.numel()  # of this process; all have as many
+        wide = torch.float32 if self.device.type == "mps" else torch.float64  # Apple's GPUs have no doubles
+        sums = torch.zeros(3, dtype=wide, device=self.device)  # loss, counted targets, wishes to stop
+        for start in range(0, rows, size):
+            part = slice(start, start + size)
+            last = start + size >= rows
+            with contextlib.nullcontext() if last else self.plan.without_sum():
+                with self.plan.autocast():
+                    total, counted = self.objective(batch.inputs[part], batch.targets[part])
+                (total / share).backward()
+            sums[0] += total.detach()
+            sums[1] += counted
+        self._ahead = self._fetch()  # while the device still works
+        sums[2] = float(self.wish())
+        self.world.sum(sums)
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = whole(nn.utils.get_total_norm(gradients))
+        loss_sum, counted, wishes, norm = torch.cat([sums, norm.to(wide).reshape(1)]).tolist()  # waits for the device
+        self.stop_wished = wishes > 0
+        # Gradients were divided by all targets of the batch; those that do not count are taken out of the mean here.
+        counted = max(counted, 1)
+        scale = share * self.world.size / counted
+        if scale != 1:
+            for gradient in gradients:
+                gradient.mul_(scale)
+        return loss_sum / counted, norm * scale, share * self.world.size
+
+    def _update(self, norm: float) -> float:
+        """Clip, set the rates, step: the rate of the last optimizer, AdamW's."""
+        if self.plan.grad_clip:
+            total = torch.tensor(norm, dtype=torch.float32, device=self.device)
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), self.plan.grad_clip, total)
+        rate = self.schedule(self.step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return self.optimizers[-1].param_groups[0]["lr"]
+
     def state(self) -> dict[str, Any]:
-        """What, beside weights and optimizer, continues the run from here; JSON values."""
-        return {"step": self.step, "tokens": self.tokens, "loader": self.loader.state()}
+        """What, beside weights and optimizers, continues the run from here; JSON values."""
+        return {"step": self.step, "tokens": self.tokens, "loader": self._loader_state, "guard": self.guard.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from a saved state; weights and optimizer are restored by the caller."""
+        """Continue from a saved state; weights and optimizers are restored by the caller."""
         self.step = int(state["step"])
         self.tokens = int(state["tokens"])
+        self.guard.restore(state["guard"])
         self.loader.restore(state["loader"])
+        self._ahead, self._loader_state, self.epoch = None, self.loader.state(), self.loader.epoch
+
+    def pass_over(self, state: Mapping[str, Any]) -> None:
+        """Continue from a saved state, but on the data that comes after what has been read by now."""
+        position = self._loader_state
+        self.restore(state)
+        self.loader.restore(position)
+        self._loader_state, self.epoch = self.loader.state(), self.loader.epoch
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as named tensors, `WEIGHT/KEY`, for a file without pickle."""
+def optimizer_tensors(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """The optimizers' state as named tensors, `WEIGHT/KEY`, for a file without pickle; copies on the CPU.
+
+    Where processes hold shares of it, they must all call this.
+    """
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
-        f"{names[parameter]}/{key}": value.detach().cpu().contiguous()
+        f"{names[parameter]}/{key}": whole(value).detach().to("cpu", copy=True).contiguous()
+        for optimizer in optimizers
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
     }
 
 
-def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put named tensors back into an optimizer over the same weights."""
+def restore_optimizers(
+    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], tensors: Mapping[str, Tensor]
+) -> None:
+    """Put named tensors back into optimizers over the same weights."""
     parameters = dict(model.named_parameters())
-    optimizer.state.clear()
+    keeper = {p: optimizer for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+    for optimizer in optimizers:
+        optimizer.state.clear()
     for name, tensor in tensors.items():
         weight, _, key = name.rpartition("/")
         parameter = parameters[weight]
-        # A counter of steps stays where the optimizer keeps it; moments lie beside their weight. Cloned, because the
-        # tensors of a safetensors file are views of one buffer.
-        device = tensor.device if tensor.dim() == 0 and parameter.device.type == "cpu" else parameter.device
-        optimizer.state[parameter][key] = tensor.clone().to(device)
+        # A counter of steps stays where the optimizer keeps it: beside its weight for a fused AdamW, else on the CPU;
+        # moments lie beside their weight. Cloned, because the tensors of a safetensors file are views of one buffer.
+        if tensor.dim() == 0:
+            fused = any(group.get("fused") for group in keeper[parameter].param_groups)
+            value = tensor.clone().to(parameter.device if fused else "cpu")
+        else:
+            value = like(tensor.clone().to(parameter.device), parameter)
+        keeper[parameter].state[parameter][key] = value

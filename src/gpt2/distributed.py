@@ -1,0 +1,175 @@
+"""The processes of a run: which one this is, sums over all of them, and a model laid over them.
+
+torchrun starts the processes and tells each its number; alone, everything here is free and does nothing.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from gpt2.errors import ConfigError, UserError
+
+Strategy = Literal["ddp", "fsdp"]
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """All processes of a run, seen from one of them."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process speaks, writes files and takes decisions."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def from_main(self, make: Callable[[], Any]) -> Any:
+        """What the main process makes, in all of them: JSON values.
+
+        Raises:
+            UserError: in the main process, what `make` raised. The others end with the same exit code, silently.
+        """
+        if self.size == 1:
+            return make()
+        answer: list[str | None] = [None]
+        failure: BaseException | None = None
+        if self.is_main:
+            try:
+                answer = [json.dumps({"made": make()})]
+            except BaseException as error:  # noqa: BLE001 - the others wait for an answer, whatever happened
+                answer = [json.dumps({"code": error.exit_code if isinstance(error, UserError) else 1})]
+                failure = error
+        dist.broadcast_object_list(answer)
+        if failure is not None:
+            raise failure
+        heard = json.loads(answer[0] or "{}")
+        if "code" in heard:
+            raise SystemExit(heard["code"])
+        return heard["made"]
+
+
+def world_from_environment(environment: Mapping[str, str] = os.environ) -> World:
+    """The world as torchrun describes it in environment variables; alone without them.
+
+    Raises:
+        ConfigError: they are incomplete or no numbers.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    if "WORLD_SIZE" not in environment and "RANK" not in environment:
+        return World()
+    try:
+        return World(*(int(environment[name]) for name in names))
+    except (KeyError, ValueError):
+        given = ", ".join(f"{name}={environment.get(name, '(not set)')}" for name in names)
+        raise ConfigError(
+            f"The environment describes a distributed run, but not wholly: {given}.",
+            "Start it with torchrun, or with --distributed.processes N; alone, unset these variables.",
+        ) from None
+
+
+@contextlib.contextmanager
+def joined(world: World, cuda: bool) -> Iterator[None]:
+    """While the block runs, the processes can talk: by NCCL between GPUs, by gloo between CPUs."""
+    if world.size == 1:
+        yield
+        return
+    if cuda:
+        torch.cuda.set_device(world.local_rank)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    try:
+        yield
+        dist.barrier()  # a process that leaves while another still talks takes it down (3 of 10 runs over gloo)
+    finally:
+        dist.destroy_process_group()
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A model laid over the processes."""
+
+    forward: nn.Module
+    """What computes logits; its backward sums gradients over the processes and divides by their number."""
+    without_sum: Callable[[], contextlib.AbstractContextManager[Any]]
+    """While active, backward keeps gradients to this process: for all micro-batches but the last."""
+
+
+def spread(model: nn.Module, blocks: Iterable[nn.Module], world: World, strategy: Strategy, precision: str) -> Spread:
+    """Lay a model over the processes; its parameters are the ones to optimize, afterwards.
+
+    `ddp` keeps all weights in each process (Li et al. 2020); `fsdp` a share of each (Rajbhandari et al. 2020, stage 3;
+    FSDP2), gathered block by block when needed.
+
+    Args:
+        model: on this process's device, equal in all processes.
+        blocks: parts of it that are gathered one at a time.
+        world: the processes.
+        strategy: which of the two.
+        precision: `bf16` lets fsdp gather weights in bf16.
+    """
+    if world.size == 1:
+        return Spread(model, contextlib.nullcontext)
+    device = next(model.parameters()).device
+    if strategy == "ddp":
+        # One bucket would wait for all gradients; the default of 25 MB overlaps the sums with backward.
+        parallel = DistributedDataParallel(
+            model,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+        return Spread(parallel, parallel.no_sync)
+    mesh = init_device_mesh(device.type, (world.size,))
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if precision == "bf16" else None, reduce_dtype=torch.float32
+    )
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    assert isinstance(model, FSDPModule)
+    sharded = model
+
+    @contextlib.contextmanager
+    def without_sum() -> Iterator[None]:
+        sharded.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            sharded.set_requires_gradient_sync(True)
+
+    return Spread(model, without_sum)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, where processes hold shares of it; they must all call this."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, reference: Tensor) -> Tensor:
+    """This process's share of a tensor that all processes hold whole, divided as `reference` is."""
+    if not isinstance(reference, DTensor):
+        return tensor
+    return distribute_tensor(tensor, reference.device_mesh, reference.placements, src_data_rank=None)

@@ -1,0 +1,31 @@
+"""The same command in several processes of this machine, by torchrun."""
+
+import os
+import sys
+import uuid
+from collections.abc import Sequence
+
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+
+def launch(argv: Sequence[str], processes: int) -> None:
+    """Run `gpt2 train` with these arguments in so many processes, and end as they end.
+
+    torchrun's launcher stops all when one fails; its own report is not shown: the process that failed has said why.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        signals_to_handle="SIGTERM,SIGINT,SIGUSR1",
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "gpt2", "train", *argv)
+    except ChildFailedError as error:
+        raise SystemExit(error.get_first_failure()[1].exitcode) from None

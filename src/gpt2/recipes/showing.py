@@ -1,0 +1,113 @@
+"""What a run shows of itself: the words at its beginning, samples and curves on the way, the table at its end."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import torch
+
+from gpt2.config.schema import Settings
+from gpt2.console import say, table, warn
+from gpt2.corpus.doctor import Report
+from gpt2.corpus.prepare import Prepared
+from gpt2.corpus.shards import TokenShards
+from gpt2.distributed import World
+from gpt2.evaluation.baselines import COUNTED_TOKENS, Baselines, baselines
+from gpt2.evaluation.loss import bits_per_byte
+from gpt2.files import read_json, write_json
+from gpt2.generation.engine import Engine
+from gpt2.generation.sampling import make_sampler
+from gpt2.generation.stream import printable
+from gpt2.model.gpt2 import GPT2
+from gpt2.runtime import derive_seed
+from gpt2.training import checkpoint
+from gpt2.training.metrics import read_metrics
+from gpt2.training.plots import plot_run
+
+
+def announce(settings: Settings, report: Report, device: torch.device, world: World, validation: TokenShards) -> None:
+    """One paragraph: what is about to be trained, on what, for how long."""
+    sizes, train, optim = settings.model, settings.train, settings.optim
+    rates = f"{optim.matrix_lr:g} and AdamW at {optim.lr:g}" if optim.name == "muon" else f"{optim.lr:g}"
+    where = (
+        f"{device}" if world.size == 1 else f"{world.size} processes ({settings.distributed.strategy}), {device.type}"
+    )
+    say(
+        f"Model: GPT-2 with {sizes.n_layer} layers, {sizes.n_head} heads, width {sizes.n_embd}, context "
+        f"{sizes.context_length}: {report.parameters:,} parameters. Training: {train.steps:,} steps of "
+        f"{train.batch_size} × {sizes.context_length} tokens ({report.epochs:.1f} epochs), "
+        f"{optim.name} at {rates}, {settings.schedule.name}, {train.precision} on {where}.",
+        style="dim",
+    )
+    if len(validation) > train.eval_tokens:
+        say(
+            f"Each validation reads {train.eval_tokens:,} of {len(validation):,} tokens, evenly spread "
+            "(--train.eval-tokens).",
+            style="dim",
+        )
+
+
+def reference_lines(prepared: Prepared, validation: TokenShards) -> Baselines:
+    """Uniform, unigram and bigram loss of this validation text, counted once and kept beside the shards."""
+    path = prepared.folder / "baselines.json"
+    if path.exists():
+        return Baselines(**read_json(path))
+    train = TokenShards(prepared.folder, "train")
+    lines = baselines(
+        train.read(0, min(len(train), COUNTED_TOKENS)),
+        validation.read(0, min(len(validation), COUNTED_TOKENS)),
+        prepared.stats.vocab_size,
+    )
+    write_json(path, lines._asdict())
+    return lines
+
+
+def sample(folder: Path, settings: Settings, prepared: Prepared, model: GPT2, step: int) -> None:
+    """Let the model speak: into samples.jsonl and onto the screen."""
+    train = settings.train
+    if not train.sample_tokens:
+        return
+    engine = Engine(model, prepared.tokenizer)
+    sampler = make_sampler(temperature=0.8, top_k=50, top_p=1.0, seed=derive_seed(train.seed, "sample") % 2**31)
+    text = engine.complete(train.sample_prompt, max_tokens=train.sample_tokens, sampler=sampler)
+    with (folder / "samples.jsonl").open("a", encoding="utf-8") as file:
+        entry = {"step": step, "prompt": train.sample_prompt, "text": text}
+        file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    shown = re.sub(r"\s+", " ", printable(train.sample_prompt + text)).strip()
+    say(f"step {step}: {shown[:160]}{'…' if len(shown) > 160 else ''}", style="dim italic")
+
+
+def plot(folder: Path, settings: Settings, prepared: Prepared, lines: Baselines) -> None:
+    """Redraw the curves. A picture that cannot be written is no reason to stop."""
+    sizes = settings.model
+    title = f"{folder.name}: GPT-2, {sizes.n_layer} layers, width {sizes.n_embd}, {prepared.stats.tokenizer}"
+    try:
+        plot_run(folder, title, lines._asdict())
+    except OSError as error:
+        warn(f"loss.png could not be drawn: {error.strerror or error}.")
+
+
+def conclude(folder: Path, prepared: Prepared, outcome: str, lines: Baselines, step: int) -> None:
+    """How it ended, what it means, what to do next. The best is the best that is on disk."""
+    stats = prepared.stats
+    records = read_metrics(folder / "metrics.jsonl")
+    best_folder = checkpoint.pointed(folder, "best")
+    best = checkpoint.validation_loss(best_folder) if best_folder else math.inf
+    best_step = checkpoint.step_of(best_folder) or 0 if best_folder else 0
+    rows = [
+        ("validation loss, nats a token", f"{best:.4f}"),
+        ("perplexity", f"{math.exp(min(best, 700)):.2f}"),
+        ("bits a byte", f"{bits_per_byte(best, stats.validation.tokens, stats.validation.text_bytes):.3f}"),
+        ("bigram, unigram, uniform loss", f"{lines.bigram:.3f}, {lines.unigram:.3f}, {lines.uniform:.3f}"),
+        ("at step", f"{best_step:,} of {step:,}"),
+        ("time", f"{records[-1].seconds:,.0f} s"),
+    ]
+    table(f"Run {folder.name}, {outcome}", rows, ("best checkpoint", ""))
+    if best >= lines.bigram:
+        warn(
+            "The model predicts this text no better than counted pairs of tokens do (the bigram line). Train longer, "
+            "or give it more text."
+        )
+    say(f"Curves: {folder}/loss.png   Weights: {folder}/best (a Hugging Face folder)   Samples: {folder}/samples.jsonl")
+    say(f'Next: gpt2 chat {folder}   ·   gpt2 generate {folder} "…"', style="bold")
