@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpt2.config.commands import (
     ChatSettings,
@@ -26,20 +26,11 @@ from gpt2.files import disk_error
 
 def _train(argv: Sequence[str]) -> None:
     typed = command_line(TrainSettings, argv, "gpt2 train", positional=["sources"])
-    config, resume, auto_resume = (typed.pop(name, None) for name in ("config", "resume", "auto_resume"))
-    if resume is not None:
-        if set(typed) - {"distributed"} or config or auto_resume:
-            raise ConfigError(
-                "--resume goes on with the settings that the run began with; nothing but --distributed can be given "
-                "with it.",
-                f"Leave the rest out: gpt2 train --resume {resume}",
-            )
-        distributed = validate(Settings, typed).distributed if typed else None
-        if distributed is not None and _launched(argv, distributed.processes):
-            return
-        from gpt2.recipes.train import resume as resume_run
-
-        resume_run(resume, distributed, STARTED)
+    options = {name: typed.pop(name, None) for name in ("config", "auto_resume", *GOING_ON)}
+    config, auto_resume = options.pop("config"), options.pop("auto_resume")
+    asked = [name for name in GOING_ON if options[name] is not None]
+    if asked:
+        _go_on(asked, options[asked[0]], typed, argv, alone=not config and not auto_resume)
         return
     settings = validate(Settings, typed)  # a typed mistake is answered as typed, before the file's are
     if config is not None:
@@ -53,6 +44,35 @@ def _train(argv: Sequence[str]) -> None:
 
     again = validate(TrainSettings, {} if auto_resume is None else {"auto_resume": auto_resume}).auto_resume
     train(settings, STARTED, name_hint=Path(config).stem if config else None, auto_resume=again)
+
+
+GOING_ON = {"resume": ["distributed"], "finish": ["distributed", "train.steps", "train.minutes"], "fork": None}
+"""Ways to go on with a run, and what may be typed with each; None: anything."""
+
+
+def _go_on(asked: list[str], run: str, typed: dict[str, Any], argv: Sequence[str], alone: bool) -> None:
+    """`--resume RUN`, `--finish RUN` or `--fork RUN`."""
+    how, allowed = asked[0], GOING_ON[asked[0]]
+    names = [f"{a}.{b}" for a, part in typed.items() if isinstance(part, dict) for b in part]
+    names += [name for name, part in typed.items() if not isinstance(part, dict)]
+    refused = [n for n in names if allowed is not None and n not in allowed and n.split(".")[0] not in allowed]
+    if len(asked) > 1 or refused or not alone:
+        may = "nothing else can be given" if how == "resume" else "only train.steps or train.minutes can be given"
+        raise ConfigError(
+            f"--{how} goes on with the settings that the run began with; {may if allowed else 'no --config'} with it.",
+            f"Leave the rest out: gpt2 train --{how} {run}. To change settings, --fork it: gpt2 train --fork {run} …",
+        )
+    settings = validate(Settings, typed)
+    if _launched(argv, settings.distributed.processes):
+        return
+    from gpt2.recipes import resume
+
+    if how == "resume":
+        resume.resume(run, settings.distributed if typed else None, STARTED)
+    elif how == "finish":
+        resume.finish(run, settings.train.steps, settings.train.minutes, STARTED)
+    else:
+        resume.fork(run, typed, STARTED)
 
 
 def _launched(argv: Sequence[str], processes: int) -> bool:

@@ -45,7 +45,9 @@ class Batches:
 def make(micro_batch_size: int, grad_clip: float = 0.0, dropout: float = 0.0) -> Trainer:
     torch.manual_seed(1)
     model = nn.Sequential(nn.Embedding(11, 16), nn.Dropout(dropout), nn.Linear(16, 11))
-    optimizers = build_optimizers(model.named_parameters(), OptimSettings(name="adamw", lr=0.01, weight_decay=0.0))
+    optimizers = build_optimizers(
+        model.named_parameters(), OptimSettings(name="adamw", beta2=0.99, lr=0.01, weight_decay=0.0)
+    )
     plan = Plan(micro_batch_size, grad_clip, lambda step: step)
 
     def objective(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,7 +119,7 @@ def test_only_matrices_decay() -> None:
     model = nn.ModuleDict(
         {"wte": nn.Embedding(3, 4), "wpe": nn.Embedding(3, 4), "ln": nn.LayerNorm(4), "c": nn.Linear(4, 4)}
     )
-    groups = build_adamw(model.named_parameters(), OptimSettings(lr=0.1, weight_decay=0.5)).param_groups
+    groups = build_adamw(model.named_parameters(), OptimSettings(lr=0.1, beta2=0.99, weight_decay=0.5)).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decayed = {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
     assert decayed == {"wte.weight", "c.weight"}

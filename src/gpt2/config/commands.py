@@ -59,6 +59,13 @@ class TrainSettings(Settings):
 
     config: str | None = Field(default=None, description="TOML file of these settings; the command line overrides it")
     resume: str | None = Field(default=None, description="run to go on with, where it stopped; takes no other setting")
+    finish: str | None = Field(
+        default=None,
+        description="run whose rate to bring down to its end, in --train.minutes or --train.steps from here",
+    )
+    fork: str | None = Field(
+        default=None, description="run, or one of its checkpoints, to start a new run from; --train.steps more steps"
+    )
     auto_resume: bool = Field(
         default=False,
         description="go on with this run where it was interrupted, or begin it; safe to repeat until it is complete",

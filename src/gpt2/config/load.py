@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from gpt2.config.schema import NOT_TYPED
 from gpt2.errors import ConfigError
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -118,8 +119,31 @@ def command_line(
     import tyro  # 0.1 s, needed only where a command line is parsed
 
     mirror = _as_text(schema, tuple(positional))
-    parsed = tyro.cli(mirror, args=list(argv), prog=prog, description=schema.__doc__)
+    parsed = tyro.cli(mirror, args=_spelled_out(argv, _switches(schema)), prog=prog, description=schema.__doc__)
     return _given(parsed)
+
+
+def _switches(schema: type[BaseModel], prefix: str = "--") -> set[str]:
+    """The options that are true or false."""
+    found: set[str] = set()
+    for name, field in schema.model_fields.items():
+        option = prefix + name.replace("_", "-")
+        if field.annotation is bool:
+            found.add(option)
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= _switches(field.annotation, f"{option}.")
+    return found
+
+
+def _spelled_out(argv: Sequence[str], switches: set[str]) -> list[str]:
+    """A switch that stands alone means true."""
+    words: list[str] = []
+    for position, word in enumerate(argv):
+        words.append(word)
+        following = argv[position + 1 : position + 2]
+        if word.replace("_", "-") in switches and (not following or following[0].lower() not in ("true", "false")):
+            words.append("true")
+    return words
 
 
 def _as_text(schema: type[BaseModel], positional: tuple[str, ...]) -> Any:
@@ -128,6 +152,8 @@ def _as_text(schema: type[BaseModel], positional: tuple[str, ...]) -> Any:
 
     fields: list[Any] = []
     for name, field in schema.model_fields.items():
+        if field.json_schema_extra == NOT_TYPED:
+            continue
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             section = _as_text(annotation, ())

@@ -40,9 +40,12 @@ def resolve_model(model: ModelSettings) -> ModelSettings:
     return model.model_copy(update=sizes)
 
 
-def resolve_learning_rate(n_embd: int) -> float:
-    """Peak rate of AdamW by width: 3e-3 at 128, falling with the square root of the width (1.2e-3 at 768)."""
-    return float(f"{3e-3 * math.sqrt(128 / n_embd):.2g}")
+def resolve_learning_rate(n_embd: int, beside_muon: bool) -> float:
+    """Peak rate of AdamW by width: 3e-3 at 128, falling with the square root of the width (1.2e-3 at 768).
+
+    Where Muon moves the blocks' matrices, what is left bears three times as much.
+    """
+    return float(f"{(1e-2 if beside_muon else 3e-3) * math.sqrt(128 / n_embd):.2g}")
 
 
 def resolve_micro_batch(model: ModelSettings, vocab_size: int, batch_size: int, memory: int) -> int:
@@ -68,12 +71,15 @@ def resolve_optim(optim: OptimSettings, n_embd: int, tokens: int) -> OptimSettin
         n_embd: the model's width.
         tokens: of an optimizer step.
     """
-    enough = tokens >= MUON_TOKENS_PER_WIDTH * n_embd
+    name = optim.name
+    if name == "auto":
+        name = "muon" if tokens >= MUON_TOKENS_PER_WIDTH * n_embd else "adamw"
     return optim.model_copy(
         update={
-            "name": ("muon" if enough else "adamw") if optim.name == "auto" else optim.name,
-            "lr": optim.lr or resolve_learning_rate(n_embd),
+            "name": name,
+            "lr": optim.lr or resolve_learning_rate(n_embd, name == "muon"),
             "matrix_lr": optim.matrix_lr or 0.05,
+            "beta2": optim.beta2 if optim.beta2 is not None else (0.95 if name == "muon" else 0.99),
         }
     )
 
@@ -111,5 +117,18 @@ def resolve_training(settings: Settings, windows: int, vocab_size: int, memory: 
         update={
             "train": train.model_copy(update=resolved),
             "optim": resolve_optim(settings.optim, model.n_embd, train.batch_size * model.context_length),
+        }
+    )
+
+
+def replanned(settings: Settings, at: int, until: int) -> Settings:
+    """The settings of a run that, at a step, was given another end."""
+    assert settings.train.steps
+    plans = settings.schedule.replans or ((0, settings.train.steps),)
+    plans = (*(plan for plan in plans if plan[0] < at), (at, until))
+    return settings.model_copy(
+        update={
+            "schedule": settings.schedule.model_copy(update={"replans": plans}),
+            "train": settings.train.model_copy(update={"steps": until}),
         }
     )

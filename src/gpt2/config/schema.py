@@ -1,7 +1,7 @@
 """Every setting of a run: typed, bounded, described, its unit named. A value of None is chosen from the data."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -11,6 +11,8 @@ PresetName = Literal[
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+NOT_TYPED: dict[str, Any] = {"typed": False}
+"""Marks what the program writes into run.json, and nobody types."""
 
 
 class Section(BaseModel):
@@ -69,6 +71,11 @@ class TrainSettings(Section):
     steps: Count | None = Field(default=None, description="optimizer steps")
     epochs: Positive | None = Field(
         default=None, description="passes over the training part; give this or steps, or neither"
+    )
+    minutes: Positive | None = Field(
+        default=None,
+        description="time for the whole command; what you leave open (model size, context, batch, steps) is chosen "
+        "for the lowest loss by then",
     )
     batch_size: Count = Field(default=32, description="sequences in an optimizer step")
     micro_batch_size: Count | None = Field(
@@ -134,7 +141,9 @@ class OptimSettings(Section):
     beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.9, description="decay of the gradient's running mean"
     )
-    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.99, description="decay of its running square")
+    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(
+        default=None, description="decay of its running square; else 0.95 beside Muon and 0.99 alone"
+    )
     eps: Positive = Field(default=1e-8, description="added to the root of the running square")
 
 
@@ -146,6 +155,14 @@ class ScheduleSettings(Section):
     )
     warmup: Share = Field(default=0.05, description="share of the run with linear warm-up from zero")
     final: Share = Field(default=0.0, description="multiple of the peak at the end")
+    begins: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="step that counts as the first; set by --fork", json_schema_extra=NOT_TYPED
+    )
+    replans: tuple[tuple[int, int], ...] = Field(
+        default=(),
+        description="(step, new last step): where the run was given another end; set by --finish and minutes",
+        json_schema_extra=NOT_TYPED,
+    )
     cooldown: Share = Field(default=0.4, description="share of the run that decays (wsd only)")
 
 

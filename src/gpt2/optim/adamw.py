@@ -15,7 +15,7 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 
 def build_adamw(named_parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimSettings) -> torch.optim.AdamW:
     """One fused AdamW over two groups, with and without decay."""
-    assert settings.lr is not None, "resolve the settings first"
+    assert settings.lr is not None and settings.beta2 is not None, "resolve the settings first"
     named = list(named_parameters)
     groups = [
         {"params": [p for n, p in named if decays(n, p) is decay], "weight_decay": settings.weight_decay * decay}

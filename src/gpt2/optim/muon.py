@@ -65,7 +65,7 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         weight_decay: float = 0.0,
         momentum: float = 0.95,
-        warmup: int = 100,
+        warmup: int = 300,
         iterations: int = 5,
         precision: torch.dtype = torch.float32,
     ) -> None:

@@ -15,11 +15,23 @@ def multiplier(step: int, steps: int, settings: ScheduleSettings) -> float:
         wsd: the peak, then a straight line to `final` over the last `cooldown` (Hu et al. 2024, section 4).
         constant: the peak.
 
+    Where the run was given another end on its way (`replans`), a straight line leads from there to `final`.
+
     Args:
         step: the step that is about to be made, 0 for the first.
-        steps: steps of the whole run.
+        steps: last step of the run.
         settings: shape and shares.
     """
+    plans = [plan for plan in settings.replans if plan[0] <= step]
+    if len(plans) <= 1:
+        return _planned(step - settings.begins, (plans[0][1] if plans else steps) - settings.begins, settings)
+    *earlier, (at, until) = plans
+    stands = multiplier(at, steps, settings.model_copy(update={"replans": tuple(earlier)}))
+    progress = min(1.0, (step - at + 1) / (until - at + 1))  # the last step still moves
+    return stands + (settings.final - stands) * progress
+
+
+def _planned(step: int, steps: int, settings: ScheduleSettings) -> float:
     warmup = math.ceil(settings.warmup * steps)
     if step < warmup:
         return (step + 1) / warmup

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from gpt2.config.resolve import replanned
 from gpt2.config.schema import Settings
 from gpt2.console import say, warn
 from gpt2.corpus.doctor import Report, examine
@@ -37,6 +38,7 @@ from gpt2.training.guard import Guard
 from gpt2.training.interrupt import StopRequest
 from gpt2.training.loss import NextTokenLoss
 from gpt2.training.metrics import MetricsFile, Record, cut_back
+from gpt2.training.pace import Pace
 from gpt2.training.saver import Saver
 from gpt2.training.trainer import Plan, Trainer, optimizer_tensors, restore_optimizers
 from gpt2.weights.huggingface import export_tensors, hf_config, hf_generation_config, load_model
@@ -55,6 +57,8 @@ class Job:
     """The verified checkpoint to go on from."""
     started: float
     world: World
+    deadline: float | None = None
+    """When the run is to have ended, on the clock of `started`."""
 
 
 def run(job: Job) -> None:
@@ -123,6 +127,20 @@ def run(job: Job) -> None:
         if world.is_main:
             showing.plot(folder, settings, prepared, lines)
 
+    pace = Pace(job.deadline, trainer.step) if job.deadline is not None else None
+
+    def replan(step: int, steps: int, pause: float) -> int | None:
+        """Another last step, where the time would be missed; run.json says so before it is taken."""
+        until = None if pace is None else world.from_main(functools.partial(pace.steps, step, steps, pause))
+        if until is not None:
+            changed = replanned(Settings.model_validate(job.record["settings"]), step, until)
+            job.record["settings"] = changed.model_dump(mode="json")
+            if world.is_main:
+                write_json(folder / "run.json", job.record)
+            trainer.schedule = build_schedule(changed.schedule, until)
+            display.change_steps(until)
+        return until
+
     def failed(name: str, error: OSError) -> None:
         warn(
             f"{name} could not be saved: {error.strerror or error}. Training goes on; earlier checkpoints are intact. "
@@ -134,7 +152,7 @@ def run(job: Job) -> None:
     def save(val_loss: float | None) -> None:
         write, expected = _snapshot(job, trainer, progress)
         work = functools.partial(checkpoint.save, folder, trainer.step, write, expected, val_loss, train.keep)
-        if world.is_main and trainer.step < (train.steps or 0):
+        if world.is_main and trainer.step < rhythm.steps:
             saver.submit(f"The checkpoint of step {trainer.step}", work)
         elif world.is_main:  # the last one: whoever asked for it must hear of it
             saver.settle()
@@ -167,7 +185,7 @@ def run(job: Job) -> None:
         last = progress.validations[-1][2] if progress.validations else None
         with stop, Display(train.steps, trainer.step, last) as display:
             trackers = [metrics, display, saver] if metrics is not None else []
-            outcome = fit(trainer, rhythm, progress, trackers, validate, look, save, roll_back, warn)
+            outcome = fit(trainer, rhythm, progress, trackers, validate, look, save, roll_back, warn, replan)
             saver.settle()
     finally:
         if metrics is not None:

@@ -1,25 +1,23 @@
-"""Train: prepare, check, learn, validate, plot, save. A new run, or the rest of one that stopped."""
+"""Train: prepare, check, learn, validate, plot, save. A new run, from its first step."""
 
 import contextlib
-import os
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from gpt2 import __version__
 from gpt2.config.resolve import resolve_model, resolve_training
-from gpt2.config.schema import DistributedSettings, Settings
+from gpt2.config.schema import Settings
 from gpt2.console import say
 from gpt2.corpus.doctor import require_windows
-from gpt2.corpus.prepare import Prepared, open_prepared
-from gpt2.corpus.sources import Sources
+from gpt2.corpus.prepare import Prepared
 from gpt2.distributed import World, joined, world_from_environment
-from gpt2.errors import DataError, RunError
+from gpt2.errors import RunError
 from gpt2.files import locked, read_json, write_json
 from gpt2.recipes.data import absolute, choose_sources, prepare_data
-from gpt2.recipes.run import Job, build_loader, run
+from gpt2.recipes.resume import Begun, begin_again, go, hashes
+from gpt2.recipes.run import build_loader
 from gpt2.runtime import activation_memory, environment, pick_device, pick_precision
 from gpt2.training import checkpoint
 
@@ -43,43 +41,8 @@ def train(settings: Settings, started: float, name_hint: str | None = None, auto
     device = pick_device(settings.train.device, world.local_rank if world.size > 1 else None)
     settings = settings.model_copy(update={"model": resolve_model(settings.model)})
     with joined(world, device.type == "cuda"), contextlib.ExitStack() as stack:
-        begun = world.from_main(lambda: _begin(settings, world, device, name_hint, auto_resume, stack))
-        _run(begun, started, world)
-
-
-def resume(name: str, distributed: DistributedSettings | None, started: float) -> None:
-    """Go on with a run from its newest whole checkpoint, with the settings and data it began with.
-
-    Args:
-        name: name or folder of a run.
-        distributed: over how many processes, and how, where that is to differ from before.
-        started: `time.monotonic()` of the command's begin.
-
-    Raises:
-        RunError: no such run, or it is complete, or in use.
-        DataError: its sources are not what they were.
-        CheckpointError: none of its checkpoints is whole.
-    """
-    world = world_from_environment()
-    folder = checkpoint.find_run(name)
-    settings = Settings.model_validate(read_json(folder / "run.json")["settings"])
-    device = pick_device(settings.train.device, world.local_rank if world.size > 1 else None)
-    with joined(world, device.type == "cuda"), contextlib.ExitStack() as stack:
-        begun = world.from_main(lambda: _begin_again(folder, distributed, stack))
-        _run(begun, started, world)
-
-
-Begun = dict[str, Any]
-"""What the main process tells the others of a run that can start, as JSON values: folder, record, data, resumed."""
-
-
-def _run(begun: Begun, started: float, world: World) -> None:
-    if not begun:  # there is nothing left to do
-        return
-    prepared = open_prepared(Path(begun["data"]))
-    resumed = Path(begun["resumed"]) if begun["resumed"] else None
-    settings = Settings.model_validate(begun["record"]["settings"])
-    run(Job(Path(begun["folder"]), settings, prepared, begun["record"], resumed, started, world))
+        begun = world.from_main(lambda: _begin(settings, world, device, name_hint, auto_resume, stack, started))
+        go(begun, started, world)
 
 
 def _begin(
@@ -89,7 +52,8 @@ def _begin(
     name_hint: str | None,
     auto_resume: bool,
     stack: contextlib.ExitStack,
-) -> Begun:
+    started: float,
+) -> Begun | None:
     """Name the run, prepare its data, lock its folder (until `stack` closes), write run.json."""
     settings = settings.model_copy(update={"sources": choose_sources(settings.sources)})
     asked = settings.model_dump(mode="json", exclude={"run", "sources", "distributed"})
@@ -104,8 +68,8 @@ def _begin(
         state = folder / "run_state.json"
         if state.exists() and read_json(state)["status"] in FINISHED:
             say(f"{folder} is complete. Nothing is left to do.")
-            return {}
-        return _begin_again(folder, settings.distributed, stack)
+            return None
+        return begin_again(folder, settings.distributed, stack)
     prepared, opened = prepare_data(settings, RUNS / ".prepared")
     assert settings.model.context_length
     require_windows(prepared.stats, settings.model.context_length)
@@ -116,7 +80,7 @@ def _begin(
         "settings": settings.model_dump(mode="json"),
         "asked": asked,
         "template": opened.template,
-        "sources": _hashes(opened),
+        "sources": hashes(opened),
         "data": prepared.fingerprint,
         "environment": environment(device),
     }
@@ -124,7 +88,9 @@ def _begin(
     if not auto_resume and (folder / "run.json").exists():
         raise _taken(folder)
     write_json(folder / "run.json", record)
-    return {"folder": str(folder), "record": record, "data": str(prepared.folder), "resumed": None}
+    minutes = settings.train.minutes
+    deadline = started + 60 * minutes if minutes is not None else None
+    return Begun(folder=str(folder), record=record, data=str(prepared.folder), resumed=None, deadline=deadline)
 
 
 def _resolved(settings: Settings, prepared: Prepared, world: World, device: torch.device, name: str) -> Settings:
@@ -141,31 +107,6 @@ def _resolved(settings: Settings, prepared: Prepared, world: World, device: torc
             "distributed": settings.distributed.model_copy(update={"processes": world.size}),
         }
     )
-
-
-def _begin_again(folder: Path, distributed: DistributedSettings | None, stack: contextlib.ExitStack) -> Begun:
-    """Lock a run's folder (until `stack` closes), find its newest whole checkpoint, and its data as they were."""
-    record = read_json(folder / "run.json")
-    settings = Settings.model_validate(record["settings"])
-    stack.enter_context(locked(folder))
-    newest = checkpoint.newest_valid(folder) if checkpoint.list_checkpoints(folder) else None
-    assert settings.train.steps
-    if newest and (checkpoint.step_of(newest) or 0) >= settings.train.steps:
-        raise RunError(
-            f"{folder} is complete: it made all of its {settings.train.steps:,} steps.",
-            f"Talk to it: gpt2 chat {folder}. To train longer, start a run with more --train.steps.",
-        )
-    prepared, opened = prepare_data(settings, folder.parent / ".prepared")
-    if prepared.fingerprint != record["data"]:
-        raise DataError(
-            f"The data of {folder} changed since the run began{_changed(record, opened)}.",
-            "Put the files back as they were, or start a new run: gpt2 train … --run NAME",
-        )
-    if distributed is not None:
-        record["settings"]["distributed"] = distributed.model_dump(mode="json")
-    say(f"Going on from {newest}." if newest else f"{folder} had not come to its first checkpoint: beginning again.")
-    resumed = str(newest) if newest else None
-    return {"folder": str(folder), "record": record, "data": str(prepared.folder), "resumed": resumed}
 
 
 def _folder(settings: Settings, name_hint: str | None, new: bool) -> Path:
@@ -193,14 +134,3 @@ def _taken(folder: Path) -> RunError:
         f"There is a run {folder} already.",
         f"Go on with it: gpt2 train --resume {folder}. Or give the new one another name: --run {folder.name}-2",
     )
-
-
-def _changed(record: dict[str, Any], opened: Sources) -> str:
-    """Which source files differ from those that the run began with."""
-    before, now = record["sources"], _hashes(opened)
-    names = sorted(path for path in {*before, *now} if before.get(path) != now.get(path))
-    return f": {', '.join(names[:5])}{' …' if len(names) > 5 else ''}" if names else ""
-
-
-def _hashes(opened: Sources) -> dict[str, str]:
-    return {os.path.abspath(file.path): file.sha256 for file in opened.files}

@@ -39,6 +39,11 @@ class Display:
     ) -> None:
         self._bar.__exit__(kind, error, trace)
 
+    def change_steps(self, steps: int) -> None:
+        """The run was given another end."""
+        self.steps = steps
+        self._bar.update(self._task, total=steps)
+
     def log(self, record: Record) -> None:
         """Show a step."""
         self._smooth = record.train_loss if self._smooth is None else 0.9 * self._smooth + 0.1 * record.train_loss

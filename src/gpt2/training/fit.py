@@ -1,6 +1,7 @@
 """From the first step to the last: validate, look, save, and stop for the right reason. The only such loop there is."""
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
@@ -22,9 +23,9 @@ class Tracker(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rhythm:
-    """When to do what, in optimizer steps."""
+    """When to do what, in optimizer steps; `steps` may change on the way."""
 
     steps: int
     eval_every: int
@@ -93,6 +94,7 @@ def fit(
     save: Callable[[float | None], None],
     roll_back: Callable[[], int | None],
     notify: Callable[[str], None],
+    replan: Callable[[int, int, float], int | None] = lambda step, steps, pause: None,
 ) -> Outcome:
     """Train to the last step, or until patience ends or a stop is wished. In each case the state is saved.
 
@@ -111,10 +113,13 @@ def fit(
         roll_back: puts everything back to the last good checkpoint, but goes on with other data → its step; None
             where there is none.
         notify: tells the user something that happened.
+        replan: steps done, steps planned, seconds of the longest pause for a validation → another last step, or None;
+            the schedule has followed.
 
     Raises:
         RunError: the numbers went bad again and again.
     """
+    pause = 0.0
     while trainer.step < rhythm.steps:
         epoch_before = math.floor(trainer.epoch)
         try:
@@ -136,6 +141,8 @@ def fit(
         progress.train_sum += record.train_loss
         progress.train_count += 1
         step = record.step
+        rhythm.steps = replan(step, rhythm.steps, pause) or rhythm.steps
+        before = time.monotonic()
         epoch_ended = math.floor(trainer.epoch) > epoch_before
         epoch_steps = step / max(trainer.epoch, 1e-9)
         stop_here = (
@@ -153,6 +160,7 @@ def fit(
                 notify(words)
             look(record)  # before the checkpoint: what a resumed run finds beyond its step, it makes again
             save(record.val_loss)
+            pause = max(pause, time.monotonic() - before)
             if rhythm.patience is not None and progress.since_best >= rhythm.patience and step < rhythm.steps:
                 return "stopped early"
         elif rhythm.save_every is not None and step % rhythm.save_every == 0:

@@ -1,0 +1,234 @@
+"""Go on with a run: as it was planned, with its rate brought down now, or as another run with other settings."""
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+from gpt2.config.load import overlay, validate
+from gpt2.config.resolve import replanned
+from gpt2.config.schema import DistributedSettings, Settings
+from gpt2.console import say
+from gpt2.corpus.prepare import open_prepared
+from gpt2.corpus.sources import Sources
+from gpt2.distributed import World, joined, world_from_environment
+from gpt2.errors import ConfigError, DataError, RunError
+from gpt2.files import locked, read_json, write_json
+from gpt2.optim.schedule import multiplier
+from gpt2.recipes.data import prepare_data
+from gpt2.recipes.run import Job, run
+from gpt2.runtime import pick_device
+from gpt2.training import checkpoint
+from gpt2.training.metrics import read_metrics
+
+
+class Begun(TypedDict):
+    """What the main process tells the others of a run that can start: JSON values."""
+
+    folder: str
+    record: dict[str, Any]
+    data: str
+    resumed: str | None
+    deadline: float | None
+
+
+def go(begun: Begun | None, started: float, world: World) -> None:
+    """Run what the main process has begun, in this process; nothing, if there is nothing left to do."""
+    if begun is None:
+        return
+    prepared = open_prepared(Path(begun["data"]))
+    resumed = Path(begun["resumed"]) if begun["resumed"] else None
+    settings = Settings.model_validate(begun["record"]["settings"])
+    run(Job(Path(begun["folder"]), settings, prepared, begun["record"], resumed, started, world, begun["deadline"]))
+
+
+def resume(name: str, distributed: DistributedSettings | None, started: float) -> None:
+    """Go on with a run from its newest whole checkpoint, with the settings and data it began with.
+
+    Args:
+        name: name or folder of a run.
+        distributed: over how many processes, and how, where that is to differ from before.
+        started: `time.monotonic()` of the command's begin.
+
+    Raises:
+        RunError: no such run, or it is complete, or in use.
+        DataError: its sources are not what they were.
+        CheckpointError: none of its checkpoints is whole.
+    """
+    folder = checkpoint.find_run(name)
+    _go_on(folder, lambda stack: begin_again(folder, distributed, stack), started)
+
+
+def finish(name: str, steps: int | None, minutes: float | None, started: float) -> None:
+    """Bring a run's rate down to its end from where it stands, in the time that is left to it.
+
+    Args:
+        name: name or folder of a run.
+        steps: optimizer steps until the end, or
+        minutes: time until the end.
+        started: `time.monotonic()` of the command's begin.
+
+    Raises:
+        ConfigError: neither or both of steps and minutes.
+        RunError: there is nothing to bring down.
+    """
+    folder = checkpoint.find_run(name)
+    if (steps is None) == (minutes is None):
+        raise ConfigError(
+            "--finish needs to know when the end is.",
+            f"gpt2 train --finish {name} --train.minutes 3   (or --train.steps 500)",
+        )
+
+    def begin(stack: contextlib.ExitStack) -> Begun:
+        record = read_json(folder / "run.json")
+        settings = Settings.model_validate(record["settings"])
+        stack.enter_context(locked(folder))
+        at = checkpoint.step_of(checkpoint.newest_valid(folder)) or 0
+        assert settings.train.steps
+        if multiplier(at, settings.train.steps, settings.schedule) <= settings.schedule.final + 1e-9:
+            raise RunError(
+                f"{folder} has come to its end: its rate is at its lowest, and more steps would change nothing.",
+                f"Start a new run from it, with a rate of its own: gpt2 train --fork {folder} --train.steps …",
+            )
+        more = steps if steps is not None else _steps_in(folder, 60 * (minutes or 0))
+        settings = replanned(settings, at, at + more)
+        train = settings.train.model_copy(update={"minutes": minutes})
+        record["settings"] = settings.model_copy(update={"train": train}).model_dump(mode="json")
+        write_json(folder / "run.json", record)
+        say(f"Bringing the rate down over {more:,} steps.")
+        begun = _continued(folder, record)
+        begun["deadline"] = started + 60 * minutes if minutes is not None else None
+        return begun
+
+    _go_on(folder, begin, started)
+
+
+def fork(name: str, typed: Mapping[str, Any], started: float) -> None:
+    """Start a new run from a checkpoint of another: its weights, its optimizer, its place in the data.
+
+    Args:
+        name: name or folder of a run, or one of its checkpoint folders.
+        typed: settings that differ from the other run's.
+        started: `time.monotonic()` of the command's begin.
+
+    Raises:
+        RunError: the new run's name is taken.
+        ConfigError: a setting differs that the checkpoint fixes.
+    """
+    source = checkpoint.open_checkpoint(name, "last")
+    before = Settings.model_validate(source.settings["settings"]) if "settings" in source.settings else None
+    if before is None:
+        raise RunError(f"{source.folder} has no training state to go on from.", "Fork a run of gpt2 train.")
+    base = before.model_dump(mode="json", exclude_none=True)
+    base["run"] = None
+    steps = typed.get("train", {}).get("steps")
+    if steps is not None:  # counted from here, as a user thinks of them
+        steps = validate(Settings, {"train": {"steps": steps}}).train.steps
+    settings = validate(Settings, overlay(base, dict(typed)))
+    shapes = [s.model.model_dump(exclude={"dropout", "preset"}) for s in (settings, before)]
+    if shapes[0] != shapes[1] or settings.tokenizer != before.tokenizer:
+        raise ConfigError(
+            "A fork keeps the model's shape and the tokenizer: it goes on with their weights.",
+            "Leave --tokenizer and --model out, except --model.dropout.",
+        )
+    at = source.step or 0
+    schedule = settings.schedule.model_copy(update={"begins": at, "replans": ()})
+    total = at + steps if steps is not None else before.train.steps
+    settings = settings.model_copy(
+        update={"schedule": schedule, "train": settings.train.model_copy(update={"steps": total})}
+    )
+    runs = source.run_folder.parent if source.run_folder else checkpoint.RUNS
+    parent = source.run_folder.name if source.run_folder else source.folder.parent.parent.name
+    folder = _free(runs, settings.run or f"{parent}-fork", named=settings.run is not None)
+    settings = settings.model_copy(update={"run": folder.name})
+
+    def begin(stack: contextlib.ExitStack) -> Begun:
+        record = {**source.settings, "settings": settings.model_dump(mode="json"), "forked_from": str(source.folder)}
+        stack.enter_context(locked(folder))
+        write_json(folder / "run.json", record)
+        say(f"{folder} begins where {source.folder} stands, at step {at:,}.")
+        return _continued(folder, record)
+
+    _go_on(folder, begin, started)
+
+
+def begin_again(folder: Path, distributed: DistributedSettings | None, stack: contextlib.ExitStack) -> Begun:
+    """Lock a run's folder (until `stack` closes), find its newest whole checkpoint, and its data as they were."""
+    record = read_json(folder / "run.json")
+    stack.enter_context(locked(folder))
+    if distributed is not None:
+        record["settings"]["distributed"] = distributed.model_dump(mode="json")
+    return _continued(folder, record)
+
+
+def _continued(folder: Path, record: dict[str, Any]) -> Begun:
+    settings = Settings.model_validate(record["settings"])
+    newest = checkpoint.newest_valid(folder) if checkpoint.list_checkpoints(folder) else _origin(record)
+    assert settings.train.steps
+    if newest and (checkpoint.step_of(newest) or 0) >= settings.train.steps:
+        raise RunError(
+            f"{folder} is complete: it made all of its {settings.train.steps:,} steps.",
+            f"Talk to it: gpt2 chat {folder}. To train longer: gpt2 train --fork {folder} --train.steps …",
+        )
+    prepared, opened = prepare_data(settings, folder.parent / ".prepared")
+    if prepared.fingerprint != record["data"]:
+        raise DataError(
+            f"The data of {folder} changed since the run began{_changed(record, opened)}.",
+            "Put the files back as they were, or start a new run: gpt2 train … --run NAME",
+        )
+    if "forked_from" not in record:
+        say(
+            f"Going on from {newest}." if newest else f"{folder} had not come to its first checkpoint: beginning again."
+        )
+    resumed = str(newest) if newest else None
+    return Begun(folder=str(folder), record=record, data=str(prepared.folder), resumed=resumed, deadline=None)
+
+
+def _origin(record: dict[str, Any]) -> Path | None:
+    """The checkpoint of another run that this one began from, if it did."""
+    if "forked_from" not in record:
+        return None
+    origin = Path(record["forked_from"])
+    checkpoint.verify(origin)
+    return origin
+
+
+def _go_on(folder: Path, begin: Callable[[contextlib.ExitStack], Begun], started: float) -> None:
+    world = world_from_environment()
+    device_name = "auto"
+    if (folder / "run.json").exists():
+        device_name = read_json(folder / "run.json")["settings"]["train"]["device"]
+    device = pick_device(device_name, world.local_rank if world.size > 1 else None)
+    with joined(world, device.type == "cuda"), contextlib.ExitStack() as stack:
+        go(world.from_main(lambda: begin(stack)), started, world)
+
+
+def _steps_in(folder: Path, seconds: float) -> int:
+    """How many steps the run makes in so much time, by its last records."""
+    records = read_metrics(folder / "metrics.jsonl")[-50:]
+    per_step = records[-1].tokens / records[-1].step
+    speed = sum(record.tokens_per_second for record in records) / len(records)
+    return max(1, int(seconds * speed / per_step))
+
+
+def _free(runs: Path, name: str, named: bool) -> Path:
+    folder, number = runs / name, 1
+    if named and (folder / "run.json").exists():
+        raise RunError(f"There is a run {folder} already.", f"Give the new one another name: --run {name}-2")
+    while folder.exists():
+        number += 1
+        folder = runs / f"{name}-{number}"
+    return folder
+
+
+def _changed(record: dict[str, Any], opened: Sources) -> str:
+    """Which source files differ from those that the run began with."""
+    before, now = record["sources"], hashes(opened)
+    names = sorted(path for path in {*before, *now} if before.get(path) != now.get(path))
+    return f": {', '.join(names[:5])}{' …' if len(names) > 5 else ''}" if names else ""
+
+
+def hashes(opened: Sources) -> dict[str, str]:
+    """The sha256 of each source file, by its path."""
+    return {os.path.abspath(file.path): file.sha256 for file in opened.files}

@@ -1,0 +1,145 @@
+"""Bringing a run to its end early, starting another from it, and the command that may be repeated for ever."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.conftest import SMALL, Answer, make_text
+
+from gpt2.files import read_json
+
+Cli = Callable[..., Answer]
+OPTIONS = (
+    *SMALL,
+    "--train.steps",
+    "40",
+    "--train.eval-every",
+    "10",
+    "--train.keep",
+    "9",
+    "--schedule.name",
+    "constant",
+)
+
+
+def rates(run: Path) -> list[float]:
+    return [json.loads(line)["lr"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def halted(cli: Cli, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of forty steps that was stopped after twenty."""
+    from gpt2.training.trainer import Trainer
+
+    train_step = Trainer.train_step
+
+    def step_and_stop(self: Trainer) -> object:
+        record = train_step(self)
+        self.stop_wished = self.step == 20
+        return record
+
+    (workplace / "notes.txt").write_text(make_text(600))
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", step_and_stop)
+        assert cli("train", "notes.txt", "--run", "first", *OPTIONS).code == 143
+    return workplace / "runs/first"
+
+
+def test_finish_brings_the_rate_down_from_where_it_stands(cli: Cli, halted: Path) -> None:
+    answer = cli("train", "--finish", "first", "--train.steps", "8")
+    assert answer.code == 0, answer.err
+    seen = rates(halted)
+    assert len(seen) == 28
+    peak = seen[19]
+    assert seen[20:] == pytest.approx([peak * (1 - k / 9) for k in range(1, 9)])
+    assert (halted / "last" / "model.safetensors").exists()
+    assert (halted / "last").resolve().name == "step-00000028"
+    answer = cli("train", "--finish", "first", "--train.steps", "5")
+    assert answer.code == 2
+    assert "complete" in answer.err or "lowest" in answer.err
+
+
+def test_a_finished_run_is_repeated_by_its_run_json(cli: Cli, halted: Path, workplace: Path) -> None:
+    assert cli("train", "--finish", "first", "--train.steps", "8").code == 0
+    settings = read_json(halted / "run.json")["settings"]
+    lines = [f"sources = {json.dumps(settings['sources'])}", f"tokenizer = {json.dumps(settings['tokenizer'])}"]
+    for section in ("model", "data", "train", "optim", "schedule"):
+        values = {key: value for key, value in settings[section].items() if value is not None}
+        lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+    (workplace / "repeat.toml").write_text("\n".join(lines))
+    answer = cli("train", "--config", "repeat.toml", "--run", "again")
+    assert answer.code == 0, answer.err
+    for name, value in load_file(halted / "last/model.safetensors").items():
+        assert torch.equal(value, load_file(workplace / "runs/again/last/model.safetensors")[name])
+
+
+def test_finish_in_minutes_is_kept_to(cli: Cli, halted: Path) -> None:
+    answer = cli("train", "--finish", "first", "--train.minutes", "0.05")
+    assert answer.code == 0, answer.err
+    records = [json.loads(line) for line in (halted / "metrics.jsonl").read_text().splitlines()]
+    assert records[-1]["lr"] < 0.6 * records[19]["lr"]
+    assert read_json(halted / "run.json")["settings"]["train"]["steps"] == records[-1]["step"]
+
+
+def test_a_fork_begins_where_the_other_stands_and_leaves_it_alone(cli: Cli, halted: Path, workplace: Path) -> None:
+    before = {path: path.read_bytes() for path in halted.rglob("*") if path.is_file()}
+    answer = cli("train", "--fork", "first", "--train.steps", "10", "--optim.lr", "0.001", "--run", "second")
+    assert answer.code == 0, answer.err
+    assert {path: path.read_bytes() for path in halted.rglob("*") if path.is_file()} == before
+    fork = workplace / "runs/second"
+    records = [json.loads(line) for line in (fork / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == list(range(21, 31))
+    assert records[0]["tokens"] == 21 * 4 * 16
+    assert max(rates(fork)) == pytest.approx(0.001)
+    assert read_json(fork / "run.json")["forked_from"].endswith("first/checkpoints/step-00000020")
+    # Of a checkpoint's folder, and under a name of its own where none is given.
+    assert cli("train", "--fork", str(halted / "checkpoints/step-00000010"), "--train.steps", "2").code == 0
+    assert (workplace / "runs/first-fork/last").resolve().name == "step-00000012"
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (("--finish", "first"), "--train.minutes 3"),
+        (("--finish", "first", "--optim.lr", "1"), "--fork"),
+        (("--finish", "nothing", "--train.steps", "3"), "no run"),
+        (("--resume", "first", "--finish", "first"), "Leave the rest out"),
+        (("--fork", "first", "--model.n-embd", "32"), "shape"),
+        (("--fork", "first", "--tokenizer", "bpe:300"), "tokenizer"),
+        (("--fork", "first", "--run", "first"), "another name"),
+        (("--fork", "nothing"), "no run"),
+        (("--resume", "first", "--auto-resume"), "Leave the rest out"),
+    ],
+)
+def test_what_cannot_be_gone_on_with(cli: Cli, halted: Path, argv: tuple[str, ...], said: str) -> None:
+    answer = cli("train", *argv)
+    assert answer.code == 2, answer.err
+    assert answer.err.count("Error:") == 1
+    assert said in answer.err
+
+
+def test_auto_resume_may_be_repeated(cli: Cli, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command again and again: begins, goes on after each stop, and then has nothing left to do."""
+    from gpt2.training.trainer import Trainer
+
+    train_step = Trainer.train_step
+
+    def step_and_stop(self: Trainer) -> object:
+        record = train_step(self)
+        self.stop_wished = self.step % 15 == 0
+        return record
+
+    (workplace / "notes.txt").write_text(make_text(600))
+    monkeypatch.setattr(Trainer, "train_step", step_and_stop)
+    command = ("train", "notes.txt", "--auto-resume", *OPTIONS)
+    assert [cli(*command).code for _ in range(4)] == [143, 143, 0, 0]
+    assert [json.loads(line)["step"] for line in (workplace / "runs/notes/metrics.jsonl").read_text().splitlines()] == [
+        *range(1, 41)
+    ]
+    assert [path.name for path in (workplace / "runs").glob("notes*")] == ["notes"]
+    changed = cli(*command, "--optim.lr", "0.5")
+    assert changed.code == 2
+    assert "other settings" in changed.err

@@ -1,0 +1,48 @@
+"""A run that is to end on time is measured, and given another end where the plan would miss it."""
+
+from gpt2.training.pace import LOOKS, Pace
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def run(
+    planned: int, seconds_a_step: float, minutes: float, slower_after: int = 10**9, pause: float = 0.5
+) -> tuple[float, int, int]:
+    """A run of steps of a given speed: when it ended, after how many steps, and how often it was replanned."""
+    clock = Clock()
+    pace = Pace(clock.now + 60 * minutes, 0, clock)
+    step, changes = 0, 0
+    while step < planned:
+        clock.now += seconds_a_step * (3 if step >= slower_after else 1)
+        step += 1
+        until = pace.steps(step, planned, pause)
+        if until is not None:
+            assert until > step
+            planned, changes = until, changes + 1
+    return clock.now + pause - 100.0, step, changes
+
+
+def test_a_plan_that_holds_is_left_alone() -> None:
+    ended, steps, changes = run(planned=583, seconds_a_step=0.1, minutes=1)
+    assert (steps, changes) == (583, 0)
+    assert ended < 60
+
+
+def test_too_many_or_too_few_steps_are_corrected() -> None:
+    for planned in (50, 300, 5000):
+        ended, _, changes = run(planned, seconds_a_step=0.1, minutes=1)
+        assert changes >= 1 or planned == 50
+        assert ended < 60
+        assert ended > 55 or planned == 50
+
+
+def test_a_machine_that_slows_down_still_ends_in_time() -> None:
+    ended, _, changes = run(580, seconds_a_step=0.1, minutes=1, slower_after=250)
+    assert 1 <= changes <= LOOKS
+    assert 50 < ended < 64
