@@ -18,6 +18,7 @@ POSITIONAL = {
     "chat": ["run"],
     "plot": ["runs"],
     "corpus": ["folder"],
+    "plan": [],
 }
 
 

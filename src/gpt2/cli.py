@@ -14,6 +14,7 @@ from gpt2.config.commands import (
     ChatSettings,
     CorpusSettings,
     GenerateSettings,
+    PlanSettings,
     PlotSettings,
     TrainSettings,
 )
@@ -114,6 +115,13 @@ def _corpus(argv: Sequence[str]) -> None:
     write_corpus(settings)
 
 
+def _plan(argv: Sequence[str]) -> None:
+    settings = validate(PlanSettings, command_line(PlanSettings, argv, "gpt2 plan"))
+    from gpt2.recipes.plan import plan
+
+    plan(settings)
+
+
 class Command(NamedTuple):
     """A word after `gpt2`."""
 
@@ -127,6 +135,7 @@ COMMANDS = {
     "chat": Command(_chat, ChatSettings),
     "plot": Command(_plot, PlotSettings),
     "corpus": Command(_corpus, CorpusSettings),
+    "plan": Command(_plan, PlanSettings),
 }
 
 

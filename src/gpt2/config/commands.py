@@ -3,11 +3,13 @@
 `run` and `prompt` are positional on the command line.
 """
 
+import re
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, field_validator
 
-from gpt2.config.schema import Count, Section, Settings
+from gpt2.config.gpus import parse_gpus
+from gpt2.config.schema import Count, Positive, PresetName, Section, Settings
 
 LARGEST_TEMPERATURE = 5.0
 """Above it every vocabulary is close to noise."""
@@ -85,3 +87,54 @@ class CorpusSettings(Section):
     """Write the manuals inside this Python as files: python-docs.txt, and python-qa.csv with questions and answers."""
 
     folder: str = Field(default="data", description="folder to write to")
+
+
+def parse_count(value: object) -> object:
+    """Text such as 30B, 1.5T, 300M, 30e9 or a plain number → a whole number; anything but text is left as it is.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d[\d_]*(?:\.\d+)?(?:[eE]\d{1,2})?)([kKmMbBtT]?)", value.strip())
+    if match is None:
+        raise ValueError(f"{value!r} is no number such as 30B, 1.5T, 300M, 30e9 or 524288")
+    return round(float(match[1]) * {"": 1, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}[match[2].lower()])
+
+
+Tokens = Annotated[int, BeforeValidator(parse_count), Field(ge=1, le=10**18)]
+
+
+class PlanSettings(Section):
+    """Reckon what a training run takes: memory, days, dollars, checkpoints. Nothing is trained."""
+
+    model: PresetName = Field(description="named size")
+    tokens: Tokens = Field(description="tokens to train on in all, such as 30B, 300M or 1.5T")
+    gpus: str = Field(description="number and name of the GPUs, such as 8xH100")
+    context_length: Annotated[int, Field(ge=2, le=2**20)] | None = Field(
+        default=None, description="tokens the model sees at once; else the preset's"
+    )
+    batch_tokens: Tokens = Field(default=524_288, description="tokens of an optimizer step, all GPUs together")
+    micro_batch_size: Annotated[int, Field(ge=1, le=2**20)] | None = Field(
+        default=None, description="sequences on a GPU at once, gradients accumulated; else the most that fit"
+    )
+    mfu: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
+        default=None, description="share of the GPUs' peak that the model gets, above 0 to 1; else by GPU, size, number"
+    )
+    dollars_per_gpu_hour: Annotated[float, Field(ge=0.0, le=10_000.0)] | None = Field(
+        default=None, description="price of one GPU for an hour, US dollars; else a typical one"
+    )
+    gpu_memory_gb: Annotated[float, Field(gt=0.0, le=10_000.0)] | None = Field(
+        default=None, description="memory of one GPU in GiB, as PyTorch reports it; else that of its model"
+    )
+    save_seconds: Positive | None = Field(
+        default=None, description="seconds that training waits for a checkpoint; else by its size, at 1 GB/s"
+    )
+    as_json: bool = Field(default=False, alias="json", description="print the plan to stdout as JSON, without tables")
+
+    @field_validator("gpus")
+    @classmethod
+    def _known_gpus(cls, value: str) -> str:
+        count, name = parse_gpus(value)
+        return f"{count}x{name}"

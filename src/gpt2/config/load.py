@@ -127,7 +127,7 @@ def _switches(schema: type[BaseModel], prefix: str = "--") -> set[str]:
     """The options that are true or false."""
     found: set[str] = set()
     for name, field in schema.model_fields.items():
-        option = prefix + name.replace("_", "-")
+        option = prefix + (field.alias or name).replace("_", "-")
         if field.annotation is bool:
             found.add(option)
         elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -151,7 +151,8 @@ def _as_text(schema: type[BaseModel], positional: tuple[str, ...]) -> Any:
     import tyro
 
     fields: list[Any] = []
-    for name, field in schema.model_fields.items():
+    for own_name, field in schema.model_fields.items():
+        name = field.alias or own_name
         if field.json_schema_extra == NOT_TYPED:
             continue
         annotation = field.annotation
