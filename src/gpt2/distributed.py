@@ -6,19 +6,20 @@ torchrun starts the processes and tells each its number; alone, everything here 
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gpt2.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 Strategy = Literal["ddp", "fsdp"]
 
@@ -142,6 +143,10 @@ def spread(model: nn.Module, blocks: Iterable[nn.Module], world: World, strategy
             gradient_as_bucket_view=True,
         )
         return Spread(parallel, parallel.no_sync)
+    # 0.9 s of imports, which a run of one process does not wait for.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
     mesh = init_device_mesh(device.type, (world.size,))
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if precision == "bf16" else None, reduce_dtype=torch.float32
@@ -163,13 +168,21 @@ def spread(model: nn.Module, blocks: Iterable[nn.Module], world: World, strategy
     return Spread(model, without_sum)
 
 
+def _is_share(tensor: Tensor) -> TypeGuard["DTensor"]:
+    """Whether this is a process's share of a larger tensor; where nothing has imported the class, none is."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor, where processes hold shares of it; they must all call this."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if _is_share(tensor) else tensor
 
 
 def like(tensor: Tensor, reference: Tensor) -> Tensor:
     """This process's share of a tensor that all processes hold whole, divided as `reference` is."""
-    if not isinstance(reference, DTensor):
+    if not _is_share(reference):
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(tensor, reference.device_mesh, reference.placements, src_data_rank=None)

@@ -59,8 +59,9 @@ def test_two_processes_train_as_one(workplace: Path, optimizer: str) -> None:
         trained(workplace, "notes.txt", "--run", strategy, *options, *spread)
         assert losses(workplace / "runs" / strategy) == pytest.approx(one, rel=1e-6 if optimizer == "adamw" else 1e-5)
         weights = load_file(workplace / "runs" / strategy / "last" / "model.safetensors")
+        # Not bit for bit: sums run in another order, and a key's bias, whose true gradient is 0, follows the rounding.
         for name, value in load_file(workplace / "runs/one/last/model.safetensors").items():
-            assert (weights[name] - value).norm() < 1e-4 * value.norm(), name
+            assert (weights[name] - value).norm() < 1e-3 * value.norm(), name
 
 
 def test_a_run_goes_on_with_another_number_of_processes(workplace: Path) -> None:

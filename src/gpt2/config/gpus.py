@@ -53,8 +53,8 @@ def default_mfu(gpu: GPU, parameters: int, gpus: int, recompute: bool = False) -
 
     For compiled PyTorch in bf16 with FlashAttention. The H100's 0.40 is torchtitan's 0.38–0.39 (8B) and the mean of
     MosaicML's 760M, 1B and 3B, 0.40; its 0.35 below 200M parameters is a judgement. The A100's 0.55 is that of their
-    350M, 760M and 1B, 0.56: its peak is a third, so it is easier to reach. Fast interconnects lose little: one point of a hundred
-    for each fourfold of GPUs beyond eight (torchtitan 8 → 128 GPUs: 0.9 points; MosaicML 7B 8 → 512: 4.2 points).
+    350M, 760M and 1B, 0.56: its peak is a third, so it is easier to reach. Fast interconnects lose little: one point of
+    a hundred for each fourfold of GPUs beyond eight (torchtitan 8 → 128 GPUs: 0.9 points; MosaicML 7B 8 → 512: 4.2).
 
     Args:
         gpu: one of `GPUS`.

@@ -191,9 +191,9 @@ def run(job: Job) -> None:
         if metrics is not None:
             metrics.close()
         _state(job, outcome, trainer.step)
-    if world.is_main:
-        showing.plot(folder, settings, prepared, lines)
     if outcome == "preempted":
+        if world.is_main:
+            showing.plot(folder, settings, prepared, lines)
         say(f"Stopped at step {trainer.step:,} and saved. Go on with: gpt2 train --resume {folder}", style="bold")
         raise SystemExit(128 + (stop.received or signal.SIGTERM))
     if world.is_main:
