@@ -34,8 +34,8 @@ format: .venv/.setup-dev ## mend what a program can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.setup-dev ## measure against other implementations: benchmarks/RESULTS.md
-	$(BIN)/python benchmarks/run.py
+bench: .venv/.setup-dev ## measure against a peer: benchmarks/RESULTS.md; BENCH="TEXT --nanogpt CHECKOUT"
+	$(BIN)/python benchmarks/run.py $(BENCH)
 
 clean: ## remove the environment and caches; runs/ and data/ stay
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache

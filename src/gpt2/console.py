@@ -26,21 +26,26 @@ def _rank() -> str:
 
 def say(message: str, style: str = "") -> None:
     """Print a line as it stands: no markup is read from it, so a user's text cannot become formatting."""
-    console().print(Text(message, style=style))
+    _line(console(), Text(message, style=style))
 
 
 def warn(message: str) -> None:
     """Print a warning: something will work, but probably not as wished."""
-    console().print(Text.assemble(("Warning: ", "bold yellow"), message))
+    _line(console(), Text.assemble(("Warning: ", "bold yellow"), message))
 
 
 def fail(message: str, fix: str = "") -> None:
     """Print an error: what happened, and below it what to do. Every process may."""
     loud = Console(stderr=True, highlight=False)
     who = "Error: " if _rank() == "0" else f"Error in process {_rank()}: "
-    loud.print(Text.assemble((who, "bold red"), message))
+    _line(loud, Text.assemble((who, "bold red"), message))
     if fix:
-        loud.print(Text(fix))
+        _line(loud, Text(fix))
+
+
+def _line(where: Console, line: Text) -> None:
+    """Wrapped at words on a terminal; as it is in a log, where somebody will search for it."""
+    where.print(line, soft_wrap=not where.is_terminal)
 
 
 def table(title: str, rows: list[tuple[str, ...]], header: tuple[str, ...]) -> None:

@@ -59,6 +59,9 @@ def resolve_micro_batch(model: ModelSettings, vocab_size: int, batch_size: int, 
     return max(1, min(batch_size, memory // (per_token * model.context_length)))
 
 
+LEAST_EVAL_EVERY = 10
+"""Steps between validations, at least: in a run of 20 steps, one at each would take longer than the training."""
+
 MUON_TOKENS_PER_WIDTH = 8
 """Muon's products cost about 5·width/tokens of a step's own: here under two thirds, and it needs half of the steps."""
 
@@ -88,7 +91,7 @@ def resolve_training(settings: Settings, windows: int, vocab_size: int, memory: 
     """Fill the open numbers of a run.
 
     Without steps or epochs: ten passes over the data, but no fewer than 1,000 steps (small text needs more passes
-    to be learned at all) and no more than 10,000. Validation at each epoch's end, and twenty times a run.
+    to be learned at all) and no more than 10,000. Validation at each epoch's end, and twenty times a run of 200 steps and more.
 
     Args:
         settings: with the model resolved.
@@ -111,7 +114,7 @@ def resolve_training(settings: Settings, windows: int, vocab_size: int, memory: 
         "steps": steps,
         "epochs": None,
         "micro_batch_size": min(share, train.micro_batch_size or resolve_micro_batch(model, vocab_size, share, memory)),
-        "eval_every": train.eval_every or max(1, steps // 20),
+        "eval_every": train.eval_every or max(min(steps, LEAST_EVAL_EVERY), steps // 20),
     }
     return settings.model_copy(
         update={

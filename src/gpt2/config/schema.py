@@ -74,8 +74,8 @@ class TrainSettings(Section):
     )
     minutes: Positive | None = Field(
         default=None,
-        description="time for the whole command; what you leave open (model size, context, batch, steps) is chosen "
-        "for the lowest loss by then",
+        description="time for the whole command, set-up included: the number of steps follows from the pace that is "
+        "measured, and the rate comes down by then",
     )
     batch_size: Count = Field(default=32, description="sequences in an optimizer step")
     micro_batch_size: Count | None = Field(
@@ -83,7 +83,7 @@ class TrainSettings(Section):
     )
     eval_every: Count | None = Field(
         default=None,
-        description="steps between validations, besides the end of each epoch; else a twentieth of the run",
+        description="steps between validations, besides the end of each epoch; else a twentieth of the run, and at least 10",
     )
     eval_tokens: Count = Field(
         default=2_000_000,

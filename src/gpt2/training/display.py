@@ -27,7 +27,7 @@ class Display:
             refresh_per_second=4,
         )
         self._task: TaskID = self._bar.add_task("starting", total=steps, completed=done)
-        self._smooth: float | None = None
+        self._sum = self._weight = 0.0
         self._logged = time.monotonic()
 
     def __enter__(self) -> "Display":
@@ -46,7 +46,8 @@ class Display:
 
     def log(self, record: Record) -> None:
         """Show a step."""
-        self._smooth = record.train_loss if self._smooth is None else 0.9 * self._smooth + 0.1 * record.train_loss
+        # A mean over about five steps, corrected for its start: in a short run a longer one would lag far behind.
+        self._sum, self._weight = 0.8 * self._sum + 0.2 * record.train_loss, 0.8 * self._weight + 0.2
         if record.val_loss is not None:
             self.val_loss = record.val_loss
         self._bar.update(self._task, completed=record.step, description=self.line(record))
@@ -59,7 +60,7 @@ class Display:
         """The step in one line."""
         validation = "" if self.val_loss is None else f"  val {self.val_loss:.3f}"
         return (
-            f"step {record.step}/{self.steps}  epoch {record.epoch:.1f}  train {self._smooth:.3f}{validation}"
+            f"step {record.step}/{self.steps}  epoch {record.epoch:.1f}  train {self._sum / self._weight:.3f}{validation}"
             f"  lr {record.lr:.1e}  {_short(record.tokens_per_second)} tokens/s"
         )
 
