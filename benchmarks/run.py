@@ -9,6 +9,7 @@ is given, else the same recipe as a plain loop over `transformers`' model.
 
 import argparse
 import json
+import os
 import pickle
 import platform
 import statistics
@@ -159,7 +160,8 @@ def main() -> None:
     page = [
         "# Results",
         "",
-        f"`make bench` on {date.today()}, {platform.machine()}, Python {platform.python_version()}, {len(rows)} rounds.",
+        f"`make bench` on {date.today()}, {platform.machine()}, {os.cpu_count()} cores, Python "
+        f"{platform.python_version()}, {len(rows)} rounds.",
         f"Source {Path(source).name}. Whole processes in turn, start-up included; our seed is another in each round.",
         "Loss in nats a token on the whole validation part.",
         f"Peer: {name}, small CPU recipe (4 layers, 4 heads, width 128, context {CONTEXT}).",

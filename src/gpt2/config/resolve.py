@@ -91,7 +91,8 @@ def resolve_training(settings: Settings, windows: int, vocab_size: int, memory: 
     """Fill the open numbers of a run.
 
     Without steps or epochs: ten passes over the data, but no fewer than 1,000 steps (small text needs more passes
-    to be learned at all) and no more than 10,000. Validation at each epoch's end, and twenty times a run of 200 steps and more.
+    to be learned at all) and no more than 10,000. Validation at each epoch's end, and twenty times a run of 200 steps
+    and more.
 
     Args:
         settings: with the model resolved.

@@ -83,7 +83,8 @@ class TrainSettings(Section):
     )
     eval_every: Count | None = Field(
         default=None,
-        description="steps between validations, besides the end of each epoch; else a twentieth of the run, and at least 10",
+        description="steps between validations, besides the end of each epoch; else a twentieth of the run, "
+        "and at least 10",
     )
     eval_tokens: Count = Field(
         default=2_000_000,

@@ -58,9 +58,11 @@ class Display:
 
     def line(self, record: Record) -> str:
         """The step in one line."""
-        validation = "" if self.val_loss is None else f"  val {self.val_loss:.3f}"
+        losses = f"train {self._sum / self._weight:.3f}"
+        if self.val_loss is not None:
+            losses += f"  val {self.val_loss:.3f}"
         return (
-            f"step {record.step}/{self.steps}  epoch {record.epoch:.1f}  train {self._sum / self._weight:.3f}{validation}"
+            f"step {record.step}/{self.steps}  epoch {record.epoch:.1f}  {losses}"
             f"  lr {record.lr:.1e}  {_short(record.tokens_per_second)} tokens/s"
         )
 
