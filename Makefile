@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES ?=
 
-.PHONY: help setup setup-dev demo train test check format bench clean
+.PHONY: help setup setup-dev demo train test test-slow check format bench clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -22,6 +22,9 @@ train: .venv/.setup ## train on data/, or on SOURCES="a.txt b.csv"
 
 test: .venv/.setup-dev ## all tests
 	$(BIN)/python -m pytest -n 2
+
+test-slow: .venv/.setup-dev ## every crash point, 200 kills, 100 full disks: a quarter of an hour
+	$(BIN)/python -m pytest -n 2 -m slow -rP
 
 check: .venv/.setup-dev ## format, lint, types, layers, the commands in the documentation
 	$(BIN)/ruff format --check .

@@ -132,7 +132,7 @@ def peer(nanogpt: Path | None, tokens: Path, folder: Path) -> tuple[float, float
         seconds, _ = timed([sys.executable, "train.py", *NANOGPT_OPTIONS, f"--out_dir={out}"], nanogpt)
         kind, held, weights, where = "nanogpt", data / "val.bin", out / "ckpt.pt", nanogpt
     _, said = timed([sys.executable, "-c", WHOLE_LOSS, kind, str(held), str(CONTEXT), str(weights)], where)
-    return seconds, float(said)
+    return seconds, float(said.split()[-1])  # nanoGPT also says how many parameters it has
 
 
 def main() -> None:

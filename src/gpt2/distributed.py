@@ -4,8 +4,10 @@ torchrun starts the processes and tells each its number; alone, everything here 
 """
 
 import contextlib
+import ctypes
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -98,6 +100,7 @@ def joined(world: World, cuda: bool) -> Iterator[None]:
     if world.size == 1:
         yield
         return
+    _end_with_parent()
     if cuda:
         torch.cuda.set_device(world.local_rank)
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
@@ -106,6 +109,13 @@ def joined(world: World, cuda: bool) -> Iterator[None]:
         dist.barrier()  # a process that leaves while another still talks takes it down (3 of 10 runs over gloo)
     finally:
         dist.destroy_process_group()
+
+
+def _end_with_parent() -> None:
+    """Have Linux send SIGTERM to this process when its launcher is killed: nobody else would stop it."""
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl.h
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)

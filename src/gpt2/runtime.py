@@ -75,10 +75,13 @@ def activation_memory(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 2
-    return min(3 * 2**29, _physical_memory() // 4)
+    return min(3 * 2**29, whole_memory(device) // 4)
 
 
-def _physical_memory() -> int:
+def whole_memory(device: torch.device) -> int:
+    """Bytes of memory that the device has, in use or free; a CPU's and Apple's GPU's is the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf

@@ -1,5 +1,7 @@
 """What wrong input gets, through the command line: exit code 2, one message, no traceback, nothing lost."""
 
+import itertools
+import math
 import os
 import signal
 import subprocess
@@ -12,9 +14,11 @@ import pytest
 from tests.conftest import SMALL, Answer, make_text
 
 from gpt2.files import read_json
+from gpt2.training.guard import Guard
+from gpt2.training.metrics import read_metrics
 
 Cli = Callable[..., Answer]
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
 QUICK = (*SMALL, "--train.steps", "4", "--train.eval-every", "2")
 
 
@@ -130,12 +134,92 @@ def test_an_empty_validation_part(cli: Cli, workplace: Path) -> None:
 
 def test_heads_that_do_not_divide_the_width(cli: Cli, workplace: Path) -> None:
     (workplace / "notes.txt").write_text(make_text(100))
-    wrong(cli("train", "notes.txt", "--model.n-embd", "100", "--model.n-head", "3"), "100", "divide")
+    answer = cli("train", "notes.txt", "--model.n-embd", "10000", "--model.n-head", "30")
+    wrong(answer, "10000", "20, 25, 40")
+    assert "1, 2, 4" not in answer.err, "the nearest are enough"
 
 
-@pytest.mark.parametrize("options", [("--train.steps", "0"), ("--train.steps", "some"), ("--optim.name", "adam")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--train.steps", "0"),
+        ("--train.steps", "some"),
+        ("--train.steps", "9" * 23),
+        ("--train.epochs", "1e99"),
+        ("--train.minutes", "1e-9"),
+        ("--train.compile", "maybe"),
+        ("--auto-resume", "maybe"),
+        ("--model.n-embd", "9" * 23),
+        ("--model.n-layer", "100000"),
+        ("--optim.name", "adam"),
+        ("--optim.lr", "1e30"),
+        ("--optim.weight-decay", "1e99"),
+    ],
+)
 def test_a_wrong_value(cli: Cli, workplace: Path, options: tuple[str, ...]) -> None:
     wrong(cli("train", *options), options[0].removeprefix("--"), options[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "smaller"),
+    [
+        (("--model.n-embd", "65536", "--model.n-head", "1"), "--model.n-embd"),
+        (("--train.batch-size", "10000000", "--model.context-length", "4096"), "--train.batch-size"),
+        (("--model.context-length", "4096", "--train.micro-batch-size", "10000000"), "--train.micro-batch-size"),
+    ],
+)
+def test_what_no_memory_holds(cli: Cli, workplace: Path, options: tuple[str, ...], smaller: str) -> None:
+    (workplace / "notes.txt").write_text(make_text(60_000))
+    few = ("--train.batch-size", "100000") if "micro" in smaller else ()
+    wrong(cli("train", "notes.txt", "--tokenizer", "bpe:300", *options, *few), "GiB", smaller)
+    is_untouched(workplace)
+
+
+def test_far_too_many_processes(cli: Cli, workplace: Path) -> None:
+    (workplace / "notes.txt").write_text(make_text(100))
+    wrong(cli("train", "notes.txt", "--distributed.processes", "100000"), "100,000", "cores")
+
+
+def test_an_empty_source_is_not_this_folder(cli: Cli, workplace: Path) -> None:
+    (workplace / "notes.txt").write_text(make_text(600))
+    wrong(cli("train", "", *QUICK), "sources", "a path is needed")
+    is_untouched(workplace)
+
+
+def test_a_link_that_leads_nowhere(cli: Cli, workplace: Path) -> None:
+    (workplace / "notes.txt").symlink_to("nowhere.txt")
+    wrong(cli("train", "notes.txt"), "link to nowhere.txt")
+
+
+def test_a_short_text_gets_a_short_context(cli: Cli, workplace: Path) -> None:
+    (workplace / "notes.txt").write_text(make_text(600))
+    answer = cli("train", "notes.txt", "--model.preset", "gpt2-nano", "--train.steps", "2", "--train.batch-size", "2")
+    assert answer.code == 0, answer.err
+    assert "The text is short: windows of" in answer.err
+
+
+def test_what_is_no_number_is_never_the_best(cli: Cli, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (workplace / "notes.txt").write_text(make_text(600))
+    monkeypatch.setattr("gpt2.recipes.run.mean_loss", lambda *arguments: math.nan)
+    wrong(cli("train", "notes.txt", "--run", "bad", *QUICK), "validation loss is nan", "--optim.lr")
+    assert not list((workplace / "runs/bad/checkpoints").glob("step-*"))
+
+
+def test_a_spoiled_run_goes_back_to_its_checkpoint(cli: Cli, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (workplace / "notes.txt").write_text(make_text(600))
+    judge, judged = Guard.objection, itertools.count()
+
+    def spoiled(self: Guard, loss: float, norm: float) -> str | None:
+        return "the loss is nan" if 3 <= next(judged) < 3 + 11 else judge(self, loss, norm)
+
+    monkeypatch.setattr(Guard, "objection", spoiled)
+    answer = cli("train", "notes.txt", "--run", "healed", *QUICK)
+    assert answer.code == 0, answer.err
+    assert "Going back to the checkpoint of step 2" in answer.err
+    records = read_metrics(workplace / "runs/healed/metrics.jsonl")
+    assert [record.step for record in records] == [1, 2, 3, 4]
+    state = read_json(workplace / "runs/healed/last/training_state.json")
+    assert state["progress"]["rollbacks"] == 1
 
 
 def test_an_unknown_option_names_the_nearest(cli: Cli) -> None:

@@ -141,7 +141,17 @@ def test_plots_of_one_run_and_of_several(cli: Cli, workplace: Path) -> None:
     assert cli("plot", "runs/a").code == 0
     assert cli("plot", "runs/a", "b", "--out", "both").code == 0
     assert (workplace / "both.png").read_bytes().startswith(b"\x89PNG")
-    assert (workplace / "both.svg").exists()
+    assert "nats a token" in (workplace / "both.svg").read_text()
+
+
+def test_runs_of_different_tokens_are_compared_by_the_byte(cli: Cli, workplace: Path) -> None:
+    (workplace / "notes.txt").write_text(make_text(900))
+    cli("train", "notes.txt", "--run", "a", *QUICK)
+    cli("train", "notes.txt", "--run", "b", *QUICK, "--tokenizer", "char")
+    answer = cli("plot", "a", "b", "--out", "both")
+    assert answer.code == 0
+    assert "bits a byte" in answer.err
+    assert "bits a byte" in (workplace / "both.svg").read_text()
 
 
 def test_without_a_source_the_files_in_data_and_without_those_the_manuals(cli: Cli, workplace: Path) -> None:

@@ -27,6 +27,14 @@ def table(tmp_path: Path, text: str, name: str = "a.csv", **settings: Any) -> Ta
     return open_table(path, "utf-8", **settings)
 
 
+def test_rows_that_do_not_agree_on_a_separator_are_read_whole_and_it_is_said(tmp_path: Path):
+    ragged = "q,a\n" + "".join(",".join([PROSE[i % 3]] * (i % 4 + 1)) + "\n" for i in range(40))
+    found = table(tmp_path, ragged)
+    assert found.columns == ("q,a",)
+    assert "first line has a comma" in found.about
+    assert "first line" not in table(tmp_path, "text\n" + "\n".join(PROSE) + "\n", "b.csv").about
+
+
 def texts(found: Table) -> list[str]:
     return [text for _, text in found.rows(Counter())]
 

@@ -6,6 +6,8 @@ one gets the same message whether it stood in a file or on the command line, and
 
 import dataclasses
 import difflib
+import glob
+import itertools
 import tomllib
 import types
 import typing
@@ -105,6 +107,7 @@ def _problem(schema: type[BaseModel], problem: Any) -> tuple[str, str]:
         "finite_number": "a finite number is needed",
         "bool_parsing": "true or false is needed",
         "missing": "is needed",
+        "string_too_short": "a path is needed",
     }.get(problem["type"], message.replace("Input should be", "must be"))
     return f"{name}: {wanted}" + (f", not {given!r}." if problem["type"] != "missing" else "."), ""
 
@@ -136,12 +139,12 @@ def _switches(schema: type[BaseModel], prefix: str = "--") -> set[str]:
 
 
 def _spelled_out(argv: Sequence[str], switches: set[str]) -> list[str]:
-    """A switch that stands alone means true."""
+    """A switch that stands alone means true; so does one before another option, or before a source."""
     words: list[str] = []
-    for position, word in enumerate(argv):
+    for word, following in itertools.zip_longest(argv, argv[1:], fillvalue="-"):
         words.append(word)
-        following = argv[position + 1 : position + 2]
-        if word.replace("_", "-") in switches and (not following or following[0].lower() not in ("true", "false")):
+        alone = following.startswith("-") or glob.has_magic(following) or Path(following).exists()
+        if word.replace("_", "-") in switches and alone:
             words.append("true")
     return words
 
@@ -161,6 +164,8 @@ def _as_text(schema: type[BaseModel], positional: tuple[str, ...]) -> Any:
             fields.append((name, section, dataclasses.field(default_factory=section)))
             continue
         metavar, many = _metavar(field)
+        if name in positional:
+            metavar = metavar.replace("TEXT", name.removesuffix("s").upper())
         hint = "(required)" if field.is_required() else f"(default: {_shown(field.default)})"
         if field.default is None:
             hint = ""

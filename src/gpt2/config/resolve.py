@@ -32,12 +32,20 @@ def resolve_model(model: ModelSettings) -> ModelSettings:
     preset = PRESETS[model.preset]
     sizes = {name: getattr(model, name) or getattr(preset, name) for name in preset._fields}
     if sizes["n_embd"] % sizes["n_head"]:
-        fitting = [str(n) for n in range(1, sizes["n_embd"] + 1) if sizes["n_embd"] % n == 0]
+        fitting = [n for n in range(1, sizes["n_embd"] + 1) if sizes["n_embd"] % n == 0]
+        nearest = sorted(sorted(fitting, key=lambda n: abs(n - sizes["n_head"]))[:5])
         raise ConfigError(
             f"model.n-embd is {sizes['n_embd']}, which {sizes['n_head']} heads (model.n-head) do not divide.",
-            f"Heads that divide it: {', '.join(fitting)}.",
+            f"Heads that divide it, nearest to yours: {', '.join(map(str, nearest))}.",
         )
     return model.model_copy(update=sizes)
+
+
+def resolve_context(preset: int, tokens: int) -> int:
+    """The preset's context length, halved until four windows fit the smaller part of the data; 8 at least."""
+    while preset > 8 and 4 * preset > tokens:
+        preset //= 2
+    return preset
 
 
 def resolve_learning_rate(n_embd: int, beside_muon: bool) -> float:

@@ -9,8 +9,10 @@ PresetName = Literal[
     "gpt2-nano", "gpt2-micro", "gpt2-mini", "gpt2-midi", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"
 ]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0.0, le=1e9)]
+Rate = Annotated[float, Field(gt=0.0, le=10.0)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Source = Annotated[str, Field(min_length=1)]
 NOT_TYPED: dict[str, Any] = {"typed": False}
 """Marks what the program writes into run.json, and nobody types."""
 
@@ -26,11 +28,15 @@ class ModelSettings(Section):
     """The shape of the network. What is not given here is the preset's."""
 
     preset: PresetName = Field(default="gpt2-mini", description="named size; the settings below override parts of it")
-    n_layer: Count | None = Field(default=None, description="transformer blocks")
-    n_head: Count | None = Field(default=None, description="attention heads of a block; must divide n-embd")
-    n_embd: Count | None = Field(default=None, description="width: numbers in the vector of one token")
-    context_length: Annotated[int, Field(ge=2)] | None = Field(
-        default=None, description="tokens the model sees at once"
+    n_layer: Annotated[int, Field(ge=1, le=1000)] | None = Field(default=None, description="transformer blocks")
+    n_head: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="attention heads of a block; must divide n-embd"
+    )
+    n_embd: Annotated[int, Field(ge=1, le=2**16)] | None = Field(
+        default=None, description="width: numbers in the vector of one token"
+    )
+    context_length: Annotated[int, Field(ge=2, le=2**20)] | None = Field(
+        default=None, description="tokens the model sees at once; else the preset's, or less for a short text"
     )
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.1, description="share of activations dropped in training, 0 to below 1"
@@ -55,7 +61,7 @@ class DataSettings(Section):
     validation: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         default=0.1, description="share of the data kept for validation, above 0 and below 1"
     )
-    validation_source: tuple[str, ...] = Field(default=(), description="files to validate on, in place of a share")
+    validation_source: tuple[Source, ...] = Field(default=(), description="files to validate on, in place of a share")
     split: Literal["auto", "documents", "position"] = Field(
         default="auto",
         description="validate on whole documents, or on the last part of each; auto: documents where many",
@@ -72,12 +78,12 @@ class TrainSettings(Section):
     epochs: Positive | None = Field(
         default=None, description="passes over the training part; give this or steps, or neither"
     )
-    minutes: Positive | None = Field(
+    minutes: Annotated[float, Field(ge=0.01, le=1e7)] | None = Field(
         default=None,
         description="time for the whole command, set-up included: the number of steps follows from the pace that is "
         "measured, and the rate comes down by then",
     )
-    batch_size: Count = Field(default=32, description="sequences in an optimizer step")
+    batch_size: Annotated[int, Field(ge=1, le=10**7)] = Field(default=32, description="sequences in an optimizer step")
     micro_batch_size: Count | None = Field(
         default=None, description="sequences in memory at once, gradients accumulated; else as many as fit the estimate"
     )
@@ -133,10 +139,10 @@ class OptimSettings(Section):
         description="muon: the blocks' matrices by Muon, the rest by AdamW; adamw: all by AdamW; auto: muon where a "
         "step has enough tokens to pay for it",
     )
-    lr: Positive | None = Field(default=None, description="peak learning rate of AdamW; else by the model's width")
-    matrix_lr: Positive | None = Field(default=None, description="peak learning rate of Muon; else 0.05")
+    lr: Rate | None = Field(default=None, description="peak learning rate of AdamW; else by the model's width")
+    matrix_lr: Rate | None = Field(default=None, description="peak learning rate of Muon; else 0.05")
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.95, description="Muon's running mean")
-    weight_decay: Annotated[float, Field(ge=0.0)] = Field(
+    weight_decay: Annotated[float, Field(ge=0.0, le=10.0)] = Field(
         default=0.1, description="decoupled weight decay of matrices; none on biases, norms and positions"
     )
     beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
@@ -179,7 +185,7 @@ class DistributedSettings(Section):
 class Settings(Section):
     """The whole of a run: with the sources' bytes, this fixes every number that it produces."""
 
-    sources: tuple[str, ...] = Field(
+    sources: tuple[Source, ...] = Field(
         default=(),
         description="files, folders or glob patterns; without any, data/, and if that is empty Python's own manuals",
     )

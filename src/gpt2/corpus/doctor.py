@@ -116,11 +116,12 @@ def require_windows(stats: Stats, context_length: int) -> None:
                 "Give more text, another --data.validation share, or a file with --data.validation-source.",
             )
         if part.tokens < needed:
+            most = min(stats.train.tokens, stats.validation.tokens) // 4
             raise DataError(
                 f"The {name} part has {part.tokens:,} tokens; one window of --model.context-length {context_length} "
                 f"needs {needed:,}.",
                 "Give more text"
-                + (f", or --model.context-length {part.tokens // 4} or less." if part.tokens >= 8 else "."),
+                + (f", or --model.context-length {most} at most: four windows in each part." if most >= 2 else "."),
             )
 
 

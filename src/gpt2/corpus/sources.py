@@ -113,7 +113,7 @@ def open_sources(paths: Sequence[str], settings: DataSettings) -> Sources:
 
     Raises:
         DataError: a path is missing, empty, unsupported, unreadable or no text; or a table cannot be read.
-        ConfigError: the encoding is unknown, the template is malformed or names no column, or columns are given too.
+        ConfigError: the encoding is unknown, the template malformed or without a column, or columns are given too.
     """
     if settings.columns and settings.template is not None:
         raise ConfigError(
@@ -301,11 +301,12 @@ def _explains(path: Path, folder: Path | None = None) -> bool:
 
 def _missing(path: Path) -> DataError:
     """What to say of a path that does not exist: where it stops existing, and what is there instead."""
+    if path.is_symlink():
+        return DataError(f"{path} is a link to {os.readlink(path)}, which does not exist.", "Mend the link.")
     first = path
     while not first.parent.exists():
         first = first.parent
-    there = sorted(os.listdir(first.parent)) if first.parent.is_dir() else []
-    near = difflib.get_close_matches(first.name, there, n=1)
+    near = difflib.get_close_matches(first.name, sorted(os.listdir(first.parent)) if first.parent.is_dir() else [], n=1)
     what = f"There is no {path}." if first == path else f"There is no {path}: {first} does not exist."
     return DataError(what, f"Did you mean {first.parent / near[0]}?" if near else "Check the path.")
 

@@ -110,7 +110,7 @@ def describe(found: Scan, split: Split) -> str:
     if cut == len(found.characters):
         return "the last part of each document"
     whole = "whole documents, chosen by the hash of their content"
-    return f"{whole}; of the {cut:,} longest the last part" if cut else whole
+    return f"{whole}; of the {cut:,} longest the last part (these count on both sides)" if cut else whole
 
 
 def _between(pieces: Iterable[str], start: int, stop: int) -> Iterator[str]:

@@ -5,16 +5,31 @@ import sys
 import uuid
 from collections.abc import Sequence
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from gpt2.errors import ConfigError
+
+PROCESSES_TO_TRY_OUT = 8
+"""So many may be started on any machine, to see how a larger one would do it; more than cores only wait."""
 
 
 def launch(argv: Sequence[str], processes: int) -> None:
     """Run `gpt2 train` with these arguments in so many processes, and end as they end.
 
     torchrun's launcher stops all when one fails; its own report is not shown: the process that failed has said why.
+
+    Raises:
+        ConfigError: more processes than this machine has cores.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    cores = os.cpu_count() or 1
+    if processes > max(cores, PROCESSES_TO_TRY_OUT):
+        raise ConfigError(
+            f"distributed.processes is {processes:,}, but this machine has {cores} cores.",
+            "Start one process for each GPU; without GPUs one for every few cores.",
+        )
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -29,3 +44,5 @@ def launch(argv: Sequence[str], processes: int) -> None:
         elastic_launch(config, sys.executable)("-m", "gpt2", "train", *argv)
     except ChildFailedError as error:
         raise SystemExit(error.get_first_failure()[1].exitcode) from None
+    except SignalException as error:  # it was passed on to the processes, which have saved
+        raise SystemExit(128 + error.sigval) from None

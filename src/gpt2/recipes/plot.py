@@ -1,10 +1,12 @@
 """Plot: the curves of one run, or of several over each other."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from gpt2.config.commands import PlotSettings
 from gpt2.console import say
 from gpt2.errors import RunError
+from gpt2.evaluation.loss import bits_per_byte
 from gpt2.files import read_json
 from gpt2.training.checkpoint import RUNS, find_run
 from gpt2.training.metrics import read_metrics
@@ -27,5 +29,22 @@ def plot(settings: PlotSettings) -> None:
         references = read_json(data) if data.exists() else {}
         written = plot_run(folder, folder.name, references, Path(settings.out) if settings.out else None)
     else:
-        written = plot_runs(folders, Path(settings.out) if settings.out else RUNS / "compare")
+        scales, unit = _common_unit(folders)
+        written = plot_runs(folders, Path(settings.out) if settings.out else RUNS / "compare", scales, unit)
     say(f"Drawn: {', '.join(map(str, written))}")
+
+
+def _common_unit(folders: Sequence[Path]) -> tuple[list[float], str]:
+    """By what to multiply each run's losses to make them comparable, and their unit then.
+
+    Runs on the same tokens are compared by the token. Where the tokens differ, a token of one stands for more text
+    than a token of the other, and only the loss for the same text is comparable: bits a byte.
+    """
+    if len({read_json(folder / "run.json").get("data") for folder in folders}) == 1:
+        return [1.0] * len(folders), "nats a token"
+    scales = []
+    for folder in folders:
+        validation = read_json(folder / "report.json")["stats"]["validation"]
+        scales.append(bits_per_byte(1.0, validation["tokens"], validation["text_bytes"]))
+    say("These runs were not trained on the same tokens, so their losses are drawn in bits a byte of validation text.")
+    return scales, "bits a byte"

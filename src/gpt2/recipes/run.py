@@ -103,12 +103,12 @@ def run(job: Job) -> None:
     if job.resumed is not None:
         state = read_json(job.resumed / "training_state.json")
         trainer.restore(state["trainer"])
-        progress = Progress.from_json(state["progress"])
+        progress.restore(state["progress"])
         restore_optimizers(model, optimizers, load_file(job.resumed / "training_state.safetensors"))
 
     report = _report(settings, prepared, loader)
     validation = TokenShards(prepared.folder, "validation")
-    if world.is_main and job.resumed is None:
+    if world.is_main and (job.resumed is None or not (folder / "report.json").exists()):  # a fork has none either
         write_json(folder / "report.json", report.to_json())
         show(report)
     world.from_main(lambda: showing.reference_lines(prepared, validation)._asdict())
@@ -169,8 +169,7 @@ def run(job: Job) -> None:
         _restore_weights(model, Path(found))
         restore_optimizers(model, optimizers, load_file(Path(found) / "training_state.safetensors"))
         trainer.pass_over(state["trainer"])
-        for name, value in vars(Progress.from_json(state["progress"])).items():
-            setattr(progress, name, value)
+        progress.restore(state["progress"])
         if metrics is not None:
             metrics.cut_back(trainer.step)
             cut_back(folder / "samples.jsonl", trainer.step)
@@ -198,18 +197,20 @@ def run(job: Job) -> None:
         raise SystemExit(128 + (stop.received or signal.SIGTERM))
     if world.is_main:
         showing.conclude(folder, prepared, outcome, lines, trainer.step)
+        showing.say_if_late(job.started, job.deadline)
 
 
 def _build_model(job: Job) -> GPT2:
     """The model of a run: with the checkpoint's weights, or new ones fixed by the seed."""
     if job.resumed is not None:
         return load_model(job.resumed, dropout=job.settings.model.dropout)
-    model = GPT2(_model_config(job.settings, job.prepared))
+    model = GPT2(model_config(job.settings, job.prepared))
     model.init_weights(torch.Generator().manual_seed(derive_seed(job.settings.train.seed, "weights")))
     return model
 
 
-def _model_config(settings: Settings, prepared: Prepared) -> GPT2Config:
+def model_config(settings: Settings, prepared: Prepared) -> GPT2Config:
+    """The sizes of a run's model."""
     sizes = settings.model
     assert sizes.context_length and sizes.n_layer and sizes.n_head and sizes.n_embd, "resolve the model first"
     return GPT2Config(
@@ -248,7 +249,7 @@ def _share(batches: Iterator[tuple[Tensor, Tensor, int]], world: World) -> Itera
 
 def _report(settings: Settings, prepared: Prepared, loader: Loader) -> Report:
     assert settings.train.steps and settings.model.context_length
-    config = _model_config(settings, prepared)
+    config = model_config(settings, prepared)
     report = Report(
         stats=prepared.stats,
         context_length=config.context_length,

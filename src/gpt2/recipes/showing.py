@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import time
 from pathlib import Path
 
 import torch
@@ -86,6 +87,13 @@ def plot(folder: Path, settings: Settings, prepared: Prepared, lines: Baselines)
         plot_run(folder, title, lines._asdict())
     except OSError as error:
         warn(f"loss.png could not be drawn: {error.strerror or error}.")
+
+
+def say_if_late(started: float, deadline: float | None) -> None:
+    """A run that was given a time may have been unable to keep it: set-up and a single step have theirs."""
+    took = time.monotonic() - started
+    if deadline is not None and took > 1.1 * (deadline - started) + 1:
+        warn(f"It took {took:,.0f} s, not the {deadline - started:,.0f} s of --train.minutes: they were too few.")
 
 
 def conclude(folder: Path, prepared: Prepared, outcome: str, lines: Baselines, step: int) -> None:

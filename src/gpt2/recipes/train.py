@@ -7,18 +7,19 @@ from pathlib import Path
 import torch
 
 from gpt2 import __version__
-from gpt2.config.resolve import resolve_model, resolve_training
+from gpt2.config.resolve import resolve_context, resolve_model, resolve_training
 from gpt2.config.schema import Settings
 from gpt2.console import say
 from gpt2.corpus.doctor import require_windows
 from gpt2.corpus.prepare import Prepared
 from gpt2.distributed import World, joined, world_from_environment
-from gpt2.errors import RunError
+from gpt2.errors import ConfigError, RunError
 from gpt2.files import locked, read_json, write_json
+from gpt2.model.cost import ACTIVATION_BYTES, STATE_BYTES, parameters
 from gpt2.recipes.data import absolute, choose_sources, prepare_data
 from gpt2.recipes.resume import Begun, begin_again, go, hashes
-from gpt2.recipes.run import build_loader
-from gpt2.runtime import activation_memory, environment, pick_device, pick_precision
+from gpt2.recipes.run import build_loader, model_config
+from gpt2.runtime import activation_memory, environment, pick_device, pick_precision, whole_memory
 from gpt2.training import checkpoint
 
 RUNS = checkpoint.RUNS
@@ -39,14 +40,18 @@ def train(settings: Settings, started: float, name_hint: str | None = None, auto
     """
     world = world_from_environment()
     device = pick_device(settings.train.device, world.local_rank if world.size > 1 else None)
+    open_context = settings.model.context_length is None
     settings = settings.model_copy(update={"model": resolve_model(settings.model)})
     with joined(world, device.type == "cuda"), contextlib.ExitStack() as stack:
-        begun = world.from_main(lambda: _begin(settings, world, device, name_hint, auto_resume, stack, started))
+        begun = world.from_main(
+            lambda: _begin(settings, open_context, world, device, name_hint, auto_resume, stack, started)
+        )
         go(begun, started, world)
 
 
 def _begin(
     settings: Settings,
+    open_context: bool,
     world: World,
     device: torch.device,
     name_hint: str | None,
@@ -54,7 +59,10 @@ def _begin(
     stack: contextlib.ExitStack,
     started: float,
 ) -> Begun | None:
-    """Name the run, prepare its data, lock its folder (until `stack` closes), write run.json."""
+    """Name the run, prepare its data, lock its folder (until `stack` closes), write run.json.
+
+    Where the context length is open, a short text gets a shorter one.
+    """
     settings = settings.model_copy(update={"sources": choose_sources(settings.sources)})
     asked = settings.model_dump(mode="json", exclude={"run", "sources", "distributed"})
     asked["sources"] = list(absolute(settings.sources))
@@ -71,6 +79,8 @@ def _begin(
             return None
         return begin_again(folder, settings.distributed, stack)
     prepared, opened = prepare_data(settings, RUNS / ".prepared")
+    if open_context:
+        settings = _fitted(settings, prepared)
     assert settings.model.context_length
     require_windows(prepared.stats, settings.model.context_length)
     settings = _resolved(settings, prepared, world, device, folder.name)
@@ -93,10 +103,48 @@ def _begin(
     return Begun(folder=str(folder), record=record, data=str(prepared.folder), resumed=None, deadline=deadline)
 
 
+def _fitted(settings: Settings, prepared: Prepared) -> Settings:
+    """The settings with a context length of which four windows fit both parts of the data."""
+    preset = settings.model.context_length or 0
+    fitting = resolve_context(preset, min(prepared.stats.train.tokens, prepared.stats.validation.tokens))
+    if fitting == preset:
+        return settings
+    say(f"The text is short: windows of {fitting} tokens instead of {preset} (--model.context-length).", style="dim")
+    return settings.model_copy(update={"model": settings.model.model_copy(update={"context_length": fitting})})
+
+
+def _require_memory(settings: Settings, prepared: Prepared, world: World, device: torch.device) -> None:
+    """Stop where the least that the run needs is more than there is.
+
+    Raises:
+        ConfigError: with both numbers, and what to make smaller.
+    """
+    config, train = model_config(settings, prepared), settings.train
+    shares = world.size if settings.distributed.strategy == "fsdp" else 1
+    state = STATE_BYTES * parameters(config) / shares
+    rows = 2 * 8 * train.batch_size * config.context_length / world.size  # inputs and targets, 8 bytes an id
+    kept = ACTIVATION_BYTES * config.n_layer * config.n_embd * config.context_length * (train.micro_batch_size or 1)
+    together = world.size if device.type != "cuda" else 1
+    needed, there = together * (state + rows + kept), whole_memory(device)
+    if needed > there:
+        largest = max(
+            (state, "a smaller --model.preset, --model.n-layer or --model.n-embd"),
+            (rows, "a smaller --train.batch-size"),
+            (kept, "a smaller --train.micro-batch-size or --model.context-length"),
+        )
+        raise ConfigError(
+            f"This run needs {needed / 2**30:,.0f} GiB of memory at least; {device} has {there / 2**30:,.0f} GiB. Its "
+            f"model has {parameters(config):,} parameters, at {STATE_BYTES} bytes each in training; a step has "
+            f"{train.batch_size:,} × {config.context_length:,} tokens.",
+            f"Choose {largest[1]}.",
+        )
+
+
 def _resolved(settings: Settings, prepared: Prepared, world: World, device: torch.device, name: str) -> Settings:
     """All that the settings leave open, chosen."""
     windows = build_loader(settings, prepared, world).windows_per_epoch
     settings = resolve_training(settings, windows, prepared.stats.vocab_size, activation_memory(device), world.size)
+    _require_memory(settings, prepared, world, device)
     precision = pick_precision(settings.train.precision, device, settings.model.n_embd or 0)
     kind = device.type if world.size > 1 else str(device)
     return settings.model_copy(

@@ -227,7 +227,8 @@ def find_run(run: str | None, root: Path = RUNS) -> Path:
         if (candidate / "run.json").is_file() and not (candidate / "model.safetensors").exists():
             return candidate
     fix = f"There are: {', '.join(str(folder) for folder in there[-10:])}." if there else "Train one: gpt2 train …"
-    raise RunError(f"There is no run {run!r}.", fix)
+    what = f"{run} is no run: it has no run.json." if Path(run).exists() else f"There is no run {run!r}."
+    raise RunError(what, fix)
 
 
 def open_checkpoint(run: str | None, which: str = "best", root: Path = RUNS) -> OpenedCheckpoint:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -61,12 +61,12 @@ class Progress:
         """JSON values; infinity as null."""
         return asdict(self) | {"best_loss": self.best_loss if math.isfinite(self.best_loss) else None}
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Progress":
-        """Back from JSON values."""
-        best = values["best_loss"]
-        validations = [(int(step), float(train), float(val)) for step, train, val in values["validations"]]
-        return cls(**{**values, "best_loss": math.inf if best is None else best, "validations": validations})
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Remember what was saved, in place of what is remembered now."""
+        for name, value in values.items():
+            setattr(self, name, value)
+        self.best_loss = math.inf if values["best_loss"] is None else values["best_loss"]
+        self.validations = [(int(step), float(train), float(val)) for step, train, val in values["validations"]]
 
 
 def overfitting(progress: Progress) -> str | None:
@@ -124,32 +124,32 @@ def fit(
         epoch_before = math.floor(trainer.epoch)
         try:
             record = trainer.train_step()
+            step = record.step
+            rhythm.steps = replan(step, rhythm.steps, pause) or rhythm.steps
+            before = time.monotonic()
+            epoch_ended = math.floor(trainer.epoch) > epoch_before
+            regular = step % rhythm.eval_every == 0 or step == rhythm.steps
+            stop_here = regular or (epoch_ended and step / trainer.epoch >= rhythm.eval_every)
+            if stop_here or epoch_ended:
+                record.val_loss = validate()
+                if not math.isfinite(record.val_loss):
+                    raise DivergedError(f"At step {step} the validation loss is {record.val_loss:g}.")
         except DivergedError as error:
             rolled_back = progress.rollbacks
-            step = roll_back() if rolled_back < ROLLBACKS_AT_MOST else None
-            if step is None:
+            back = roll_back() if rolled_back < ROLLBACKS_AT_MOST else None
+            if back is None:
                 raise RunError(
                     str(error),
-                    "The rate is probably too high: train again with half of --optim.lr (and --optim.matrix-lr). "
-                    "Checkpoints are intact.",
+                    "The rate is probably too high: train again with half of --optim.lr (and --optim.matrix-lr), and "
+                    "with the usual --optim.weight-decay. Checkpoints are intact.",
                 ) from None
             progress.rollbacks = rolled_back + 1
-            notify(f"{error} Going back to the checkpoint of step {step}, and on with the data after this.")
+            notify(f"{error} Going back to the checkpoint of step {back}, and on with the data after this.")
             continue
         if record.skipped:
             notify(f"At step {record.step} {record.skipped} bad batch(es) were passed over: no number, or a jump.")
         progress.train_sum += record.train_loss
         progress.train_count += 1
-        step = record.step
-        rhythm.steps = replan(step, rhythm.steps, pause) or rhythm.steps
-        before = time.monotonic()
-        epoch_ended = math.floor(trainer.epoch) > epoch_before
-        epoch_steps = step / max(trainer.epoch, 1e-9)
-        stop_here = (
-            step % rhythm.eval_every == 0 or step == rhythm.steps or (epoch_ended and epoch_steps >= rhythm.eval_every)
-        )
-        if stop_here or epoch_ended:
-            record.val_loss = validate()
         for tracker in trackers:
             tracker.log(record)
         if record.val_loss is not None and stop_here:

@@ -1,10 +1,10 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 as a wish to stop after the current step; a second one ends the program at once."""
+"""Signals, from Ctrl-C to a closed terminal, as a wish to stop after the current step; a second one ends at once."""
 
 import os
 import signal
 from types import FrameType, TracebackType
 
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
 
 
 class StopRequest:
@@ -20,6 +20,8 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         for number in SIGNALS:
+            if number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup asked for that
             self._before[number] = signal.signal(number, self._receive)
         return self
 

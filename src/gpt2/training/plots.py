@@ -1,6 +1,7 @@
 """Curves: metrics.jsonl → PNG and SVG. The loop does not know of it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,7 @@ def plot_run(run_folder: Path, title: str, references: Mapping[str, float], out:
             ha="right",
             color=GREY,
             fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
         )
     room = 0.06 * (high - low) or 0.1
     top.set_ylim(max(0.0, low - room), high + room)
@@ -87,26 +89,37 @@ def plot_run(run_folder: Path, title: str, references: Mapping[str, float], out:
     return _write(figure, out or run_folder / "loss")
 
 
-def plot_runs(run_folders: Sequence[Path], out: Path) -> list[Path]:
+def plot_runs(run_folders: Sequence[Path], out: Path, scales: Sequence[float], unit: str) -> list[Path]:
     """Draw the curves of several runs over each other: `out`.png and `out`.svg.
 
     Training loss thin, validation loss thick, over optimizer steps and over seconds.
+
+    Args:
+        run_folders: where each metrics.jsonl is.
+        out: path without suffix.
+        scales: by what each run's losses, in nats a token, are multiplied.
+        unit: what that makes of them.
     """
     figure = _figure(11, 4.6)
     by_step, by_time = figure.subplots(1, 2, sharey=True)
-    for position, folder in enumerate(run_folders):
-        records = read_metrics(folder / "metrics.jsonl")
+    for position, (folder, scale) in enumerate(zip(run_folders, scales, strict=True)):
+        records = [_scaled(record, scale) for record in read_metrics(folder / "metrics.jsonl")]
         colour = RUN_COLOURS[position % len(RUN_COLOURS)]
         best = min((_val_loss(record) for record in records if record.val_loss is not None), default=None)
         label = folder.name if best is None else f"{folder.name}: best {best:.3f}"
         _draw_losses(by_step, records, colour, colour, None, label)
         _draw_losses(by_time, records, colour, colour, None, label, over="seconds")
     by_step.set_xlabel("optimizer step")
-    by_step.set_ylabel("cross-entropy, nats a token")
+    by_step.set_ylabel(f"cross-entropy, {unit}")
     by_time.set_xlabel("seconds since the command's start")
     by_step.legend(frameon=False, fontsize=9)
     by_step.set_title("training thin, validation thick", loc="left", fontsize=9, color=GREY)
     return _write(figure, out)
+
+
+def _scaled(record: Record, scale: float) -> Record:
+    val_loss = None if record.val_loss is None else scale * record.val_loss
+    return replace(record, train_loss=scale * record.train_loss, val_loss=val_loss)
 
 
 def _val_loss(record: Record) -> float:
@@ -163,7 +176,11 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def _write(figure: "Figure", stem: Path) -> list[Path]:
+    from matplotlib.ticker import MaxNLocator
+
     for axes in figure.axes:
+        if axes.get_xlabel() == "optimizer step":
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["right", "top"]].set_visible(False)
         axes.grid(alpha=0.2)
     written = []

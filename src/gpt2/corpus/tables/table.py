@@ -32,6 +32,8 @@ class Table:
     judgements: tuple[Judgement, ...]
     """Why each column is picked or not; empty where the user said which."""
     template: Bound | None
+    undivided: str | None = None
+    """A separator that stands in the first record, but by which the others do not agree on a number of fields."""
 
     @property
     def details(self) -> dict[str, Any]:
@@ -55,6 +57,11 @@ class Table:
         lines = [
             f"  {each.column}: {'read' if each.picked else 'left out'} ({each.reason})" for each in self.judgements
         ]
+        if self.undivided:
+            lines.append(
+                f"  The first line has a {SEPARATORS[self.undivided]}, but the rows do not agree on a number of "
+                "fields: each is read whole. Is every field with a separator in quotes?"
+            )
         return "\n".join([about, *lines])
 
     def rows(self, counts: Counter[str]) -> Iterator[tuple[int, str]]:
@@ -123,7 +130,8 @@ def open_table(
                 f"{path} holds no text: " + ", ".join(f"{each.column}: {each.reason}" for each in judgements) + ".",
                 "Choose a table with a column of text; to read a column nevertheless, name it with --data.columns.",
             )
-    return Table(path, encoding, separator, named, tuple(names), tuple(picked), tuple(judgements), bound)
+    undivided = next((each for each in SEPARATORS if len(names) == 1 and each in found[0][0]), None)
+    return Table(path, encoding, separator, named, tuple(names), tuple(picked), tuple(judgements), bound, undivided)
 
 
 def _names(path: Path, encoding: str, separator: str) -> list[str]:
