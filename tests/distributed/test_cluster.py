@@ -61,8 +61,9 @@ def test_two_nodes_train_as_one_process(cluster: Path) -> None:
     port = str(free_port())
     nodes = [
         subprocess.Popen(
-            ["torchrun", "--nnodes", "2", "--nproc-per-node", "1", "--node-rank", str(node), "--master-addr",
-             "localhost", "--master-port", port, "-m", "gpt2", "train", "notes.txt", "--run", "two", "--auto-resume", *OPTIONS],
+            ["torchrun", "--nnodes", "2", "--nproc-per-node", "1", "--node-rank", str(node),
+             "--master-addr", "localhost", "--master-port", port, "-m", "gpt2", "train", "notes.txt",
+             "--run", "two", "--auto-resume", *OPTIONS],
             cwd=cluster, stderr=subprocess.PIPE, text=True,
         )
         for node in range(2)
