@@ -15,7 +15,7 @@
 #SBATCH --signal=B:USR1@300
 set -euo pipefail
 
-first_host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+first_host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 again=no
 
 # shellcheck disable=SC2016 # expanded on each node, not here
@@ -23,7 +23,7 @@ srun bash -c '
     exec torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "${SLURM_GPUS_ON_NODE:-1}" \
         --node-rank "$SLURM_NODEID" --master-addr "$0" --master-port 29500 \
         --signals-to-handle SIGTERM,SIGINT,SIGUSR1 --shutdown-timeout 280 \
-        -m gpt2 train --auto-resume "$@"
+        -m -- gpt2 train --auto-resume "$@"
 ' "$first_host" "$@" &
 step=$!
 

@@ -87,9 +87,9 @@ def crash_points(zygote: Zygote, whole: Path, folder: Path, save: int, every: in
 
 
 @pytest.mark.skipif(not can_trace(), reason="needs strace")
-@pytest.mark.parametrize("save", [1, 2, 3])
+@pytest.mark.parametrize("save", [1, 3])
 def test_killed_at_some_system_calls_of_a_save(zygote: Zygote, whole: Path, tmp_path: Path, save: int) -> None:
-    assert crash_points(zygote, whole, tmp_path / "place", save, every=41) >= 2
+    assert crash_points(zygote, whole, tmp_path / "place", save, every=61) >= 2
 
 
 @pytest.mark.slow
@@ -146,13 +146,16 @@ def flipped(path: Path, bit: int) -> None:
 
 def test_a_flipped_bit_in_each_file_is_found_and_named(zygote: Zygote, whole: Path, tmp_path: Path) -> None:
     draw = random.Random(3)
-    names = sorted(path.name for path in (whole / "last").iterdir())
+    place, aside = tmp_path / "place", tmp_path / "aside"
+    begin(whole, place)
+    ended = zygote.run(place, "notes.txt", "--run", "it", *OPTIONS, "--train.keep", "9")
+    assert ended["code"] == 0, ended["said"]
+    shutil.copytree(place, aside, symlinks=True)
+    names = sorted(path.name for path in (place / "runs/it/last").iterdir())
     assert len(names) >= 10
     for name in names:
-        place = tmp_path / "place"
-        begin(whole, place)
-        ended = zygote.run(place, "notes.txt", "--run", "it", *OPTIONS, "--train.keep", "9")
-        assert ended["code"] == 0, ended["said"]
+        shutil.rmtree(place)
+        shutil.copytree(aside, place, symlinks=True)
         broken = place / "runs/it/last" / name
         flipped(broken, draw.randrange(8 * broken.stat().st_size))
         ended = zygote.run(place, "--resume", "runs/it")

@@ -62,7 +62,7 @@ def test_two_nodes_train_as_one_process(cluster: Path) -> None:
     nodes = [
         subprocess.Popen(
             ["torchrun", "--nnodes", "2", "--nproc-per-node", "1", "--node-rank", str(node),
-             "--master-addr", "localhost", "--master-port", port, "-m", "gpt2", "train", "notes.txt",
+             "--master-addr", "localhost", "--master-port", port, "-m", "--", "gpt2", "train", "notes.txt",
              "--run", "two", "--auto-resume", *OPTIONS],
             cwd=cluster, stderr=subprocess.PIPE, text=True,
         )
@@ -76,7 +76,18 @@ def test_two_nodes_train_as_one_process(cluster: Path) -> None:
 def test_slurms_script_saves_before_the_time_is_up_and_goes_on(cluster: Path) -> None:
     script = cluster / "slurm.sh"
     script.write_text(SLURM.read_text().replace("29500", str(free_port())))
-    argv = ["bash", "slurm.sh", "notes.txt", "--run", "slurm-7.0", *OPTIONS, "--train.steps", "400"]
+    argv = [
+        "bash",
+        "slurm.sh",
+        "notes.txt",
+        "--run",
+        "slurm-7.0",
+        *OPTIONS,
+        "--train.steps",
+        "150",
+        "--train.eval-every",
+        "50",
+    ]
     job = subprocess.Popen(argv, cwd=cluster, stderr=subprocess.PIPE, text=True)
     metrics = cluster / "runs/slurm-7.0/metrics.jsonl"
     while not (metrics.exists() and metrics.stat().st_size):
@@ -88,8 +99,8 @@ def test_slurms_script_saves_before_the_time_is_up_and_goes_on(cluster: Path) ->
     assert (cluster / "requeued").read_text().strip() == "7", said
     state = read_json(cluster / "runs/slurm-7.0/run_state.json")
     assert state["status"] == "preempted", said
-    assert 0 < state["step"] < 400
+    assert 0 < state["step"] < 150
     again = subprocess.run(argv, cwd=cluster, capture_output=True, text=True, check=False, timeout=120)
     assert again.returncode == 0, again.stderr
     assert "Going on from" in again.stderr
-    assert read_json(cluster / "runs/slurm-7.0/run_state.json") == {"status": "completed", "step": 400}
+    assert read_json(cluster / "runs/slurm-7.0/run_state.json") == {"status": "completed", "step": 150}

@@ -147,7 +147,7 @@ def test_plots_of_one_run_and_of_several(cli: Cli, workplace: Path) -> None:
 def test_runs_of_different_tokens_are_compared_by_the_byte(cli: Cli, workplace: Path) -> None:
     (workplace / "notes.txt").write_text(make_text(900))
     cli("train", "notes.txt", "--run", "a", *QUICK)
-    cli("train", "notes.txt", "--run", "b", *QUICK, "--tokenizer", "char")
+    cli("train", "notes.txt", "--run", "b", *QUICK, "--tokenizer", "bpe:280")
     answer = cli("plot", "a", "b", "--out", "both")
     assert answer.code == 0
     assert "bits a byte" in answer.err

@@ -131,6 +131,6 @@ def test_without_links_a_file_leads_to_the_checkpoint(run: Path, monkeypatch: py
         raise OSError("links are not allowed")
 
     monkeypatch.setattr(Path, "symlink_to", refuse)
-    checkpoint.save(run, 50, writer("50"), 0, True, keep=2)
+    checkpoint.save(run, 50, writer("50"), 0, 0.5, keep=2)
     assert not (run / "best").is_symlink()
     assert checkpoint.open_checkpoint(str(run), "best").step == 50

@@ -81,7 +81,7 @@ def test_a_missing_configuration_names_those_beside_it(tmp_path: Path) -> None:
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ConfigError) as error:
         resolve_model(ModelSettings(n_embd=100, n_head=3))
-    assert "1, 2, 4, 5, 10, 20, 25, 50, 100" in error.value.fix
+    assert "nearest to yours: 1, 2, 4, 5, 10." in error.value.fix
 
 
 def test_sizes_come_from_the_preset_unless_given() -> None:

@@ -44,7 +44,7 @@ def test_few_documents_are_split_by_position() -> None:
 def test_one_novel_among_notes_is_cut_and_the_notes_stay_whole() -> None:
     novel, notes = "novel " * 5000, [f"note {number}" for number in range(100)]
     kind, result = sides([novel, *notes])
-    assert kind.endswith("of the 1 longest the last part")
+    assert kind.endswith("of the 1 longest the last part (these count on both sides)")
     assert result["train"][0] + result["validation"][0] == novel
     assert len(result["validation"][0]) == 3000
     assert sorted(result["train"][1:] + result["validation"][1:]) == sorted(notes)

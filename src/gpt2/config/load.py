@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import glob
 import itertools
+import os
 import tomllib
 import types
 import typing
@@ -143,8 +144,9 @@ def _spelled_out(argv: Sequence[str], switches: set[str]) -> list[str]:
     words: list[str] = []
     for word, following in itertools.zip_longest(argv, argv[1:], fillvalue="-"):
         words.append(word)
-        alone = following.startswith("-") or glob.has_magic(following) or Path(following).exists()
-        if word.replace("_", "-") in switches and alone:
+        if word.replace("_", "-") not in switches:
+            continue
+        if following.startswith("-") or glob.has_magic(following) or os.path.exists(following):
             words.append("true")
     return words
 

@@ -57,7 +57,14 @@ def resume(name: str, distributed: DistributedSettings | None, started: float) -
         CheckpointError: none of its checkpoints is whole.
     """
     folder = checkpoint.find_run(name)
-    _go_on(folder, lambda stack: begin_again(folder, distributed, stack), started)
+
+    def begin(stack: contextlib.ExitStack) -> Begun:
+        begun = begin_again(folder, distributed, stack)
+        if begun is None:
+            raise _complete(folder)
+        return begun
+
+    _go_on(folder, begin, started)
 
 
 def finish(name: str, steps: int | None, minutes: float | None, started: float) -> None:
@@ -153,10 +160,18 @@ def fork(name: str, typed: Mapping[str, Any], started: float) -> None:
     _go_on(folder, begin, started)
 
 
-def begin_again(folder: Path, distributed: DistributedSettings | None, stack: contextlib.ExitStack) -> Begun:
-    """Lock a run's folder (until `stack` closes), find its newest whole checkpoint, and its data as they were."""
+def begin_again(folder: Path, distributed: DistributedSettings | None, stack: contextlib.ExitStack) -> Begun | None:
+    """Lock a run's folder (until `stack` closes), find its newest whole checkpoint, and its data as they were.
+
+    None, where it has made its last step: all that may be missing of it then is mended.
+    """
     record = read_json(folder / "run.json")
     stack.enter_context(locked(folder))
+    newest = checkpoint.newest_valid(folder) if checkpoint.list_checkpoints(folder) else None
+    if newest and (checkpoint.step_of(newest) or 0) >= record["settings"]["train"]["steps"]:
+        checkpoint.lead_to(folder, newest)
+        write_json(folder / "run_state.json", {"status": "completed", "step": checkpoint.step_of(newest)})
+        return None
     if distributed is not None:
         record["settings"]["distributed"] = distributed.model_dump(mode="json")
     return _continued(folder, record)
@@ -167,10 +182,7 @@ def _continued(folder: Path, record: dict[str, Any]) -> Begun:
     newest = checkpoint.newest_valid(folder) if checkpoint.list_checkpoints(folder) else _origin(record)
     assert settings.train.steps
     if newest and (checkpoint.step_of(newest) or 0) >= settings.train.steps:
-        raise RunError(
-            f"{folder} is complete: it made all of its {settings.train.steps:,} steps.",
-            f"Talk to it: gpt2 chat {folder}. To train longer: gpt2 train --fork {folder} --train.steps …",
-        )
+        raise _complete(folder)
     prepared, opened = prepare_data(settings, folder.parent / ".prepared")
     if prepared.fingerprint != record["data"]:
         raise DataError(
@@ -183,6 +195,13 @@ def _continued(folder: Path, record: dict[str, Any]) -> Begun:
         )
     resumed = str(newest) if newest else None
     return Begun(folder=str(folder), record=record, data=str(prepared.folder), resumed=resumed, deadline=None)
+
+
+def _complete(folder: Path) -> RunError:
+    return RunError(
+        f"{folder} is complete: it made all of its steps.",
+        f"Talk to it: gpt2 chat {folder}. To train longer: gpt2 train --fork {folder} --train.steps …",
+    )
 
 
 def _origin(record: dict[str, Any]) -> Path | None:

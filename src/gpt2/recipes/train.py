@@ -74,10 +74,11 @@ def _begin(
                 "Repeat the command that began it, or give this one another name: --run NAME",
             )
         state = folder / "run_state.json"
-        if state.exists() and read_json(state)["status"] in FINISHED:
+        finished = state.exists() and read_json(state)["status"] in FINISHED
+        begun = None if finished else begin_again(folder, settings.distributed, stack)
+        if begun is None:
             say(f"{folder} is complete. Nothing is left to do.")
-            return None
-        return begin_again(folder, settings.distributed, stack)
+        return begun
     prepared, opened = prepare_data(settings, RUNS / ".prepared")
     if open_context:
         settings = _fitted(settings, prepared)

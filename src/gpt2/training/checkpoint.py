@@ -139,17 +139,21 @@ def save(
         write(temporary)
         write_json(temporary / VALIDATION, {"step": step, "val_loss": val_loss})
         write_manifest(temporary)
-    point(run_folder, "last", folder)
-    best = pointed(run_folder, "best")
-    if val_loss is not None and (best is None or best == folder or val_loss < validation_loss(best)):
-        point(run_folder, "best", folder)
-        best = folder
-    protected = {folder, best}
+    lead_to(run_folder, folder)
+    protected = {folder, pointed(run_folder, "best")}
     for old in list_checkpoints(run_folder)[:-keep]:
         if old not in protected:
             (old / MANIFEST).unlink()  # no longer a checkpoint, even if the removal is interrupted
             shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def lead_to(run_folder: Path, newest: Path) -> None:
+    """Let `last` lead to the newest checkpoint, and `best` too if its validation loss is the lowest."""
+    point(run_folder, "last", newest)
+    best = pointed(run_folder, "best")
+    if validation_loss(newest) < (math.inf if best is None else validation_loss(best)):
+        point(run_folder, "best", newest)
 
 
 def validation_loss(folder: Path) -> float:

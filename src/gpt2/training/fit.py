@@ -120,6 +120,8 @@ def fit(
         RunError: the numbers went bad again and again.
     """
     pause = 0.0
+    if rhythm.patience is not None and progress.since_best >= rhythm.patience:
+        return "stopped early"  # it was cut off after its last save, before it could say so
     while trainer.step < rhythm.steps:
         epoch_before = math.floor(trainer.epoch)
         try:
