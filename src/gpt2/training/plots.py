@@ -180,7 +180,7 @@ def _write(figure: "Figure", stem: Path) -> list[Path]:
 
     for axes in figure.axes:
         if axes.get_xlabel() == "optimizer step":
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
         axes.spines[["right", "top"]].set_visible(False)
         axes.grid(alpha=0.2)
     written = []
