@@ -50,7 +50,12 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / "bin" / name).write_text(script)
         (tmp_path / "bin" / name).chmod(0o755)
     paths = [str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
-    values = {"PATH": ":".join(paths), "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "1"}
+    values = {
+        "PATH": ":".join(paths),
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_GPUS_ON_NODE": "1",
+    }
     for name, value in {**values, "SLURM_JOB_NODELIST": "node[0-1]", "OMP_NUM_THREADS": "1"}.items():
         monkeypatch.setenv(name, value)
     return tmp_path
@@ -73,6 +78,7 @@ def test_two_nodes_train_as_one_process(cluster: Path) -> None:
     assert losses(cluster / "runs/two") == pytest.approx(losses(cluster / "runs/one"), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_slurms_script_saves_before_the_time_is_up_and_goes_on(cluster: Path) -> None:
     script = cluster / "slurm.sh"
     script.write_text(SLURM.read_text().replace("29500", str(free_port())))
@@ -81,7 +87,7 @@ def test_slurms_script_saves_before_the_time_is_up_and_goes_on(cluster: Path) ->
         "slurm.sh",
         "notes.txt",
         "--run",
-        "slurm-7.0",
+        f"slurm-{os.getpid()}.0",
         *OPTIONS,
         "--train.steps",
         "150",
@@ -89,18 +95,18 @@ def test_slurms_script_saves_before_the_time_is_up_and_goes_on(cluster: Path) ->
         "50",
     ]
     job = subprocess.Popen(argv, cwd=cluster, stderr=subprocess.PIPE, text=True)
-    metrics = cluster / "runs/slurm-7.0/metrics.jsonl"
+    metrics = cluster / f"runs/slurm-{os.getpid()}.0/metrics.jsonl"
     while not (metrics.exists() and metrics.stat().st_size):
         assert job.poll() is None, job.communicate()
         time.sleep(0.05)
     job.send_signal(signal.SIGUSR1)  # as --signal=B:USR1 sends it
     _, said = job.communicate(timeout=60)
     assert job.returncode != 0, said
-    assert (cluster / "requeued").read_text().strip() == "7", said
-    state = read_json(cluster / "runs/slurm-7.0/run_state.json")
+    assert (cluster / "requeued").read_text().strip() == str(os.getpid()), said
+    state = read_json(cluster / f"runs/slurm-{os.getpid()}.0/run_state.json")
     assert state["status"] == "preempted", said
     assert 0 < state["step"] < 150
     again = subprocess.run(argv, cwd=cluster, capture_output=True, text=True, check=False, timeout=120)
     assert again.returncode == 0, again.stderr
     assert "Going on from" in again.stderr
-    assert read_json(cluster / "runs/slurm-7.0/run_state.json") == {"status": "completed", "step": 150}
+    assert read_json(cluster / f"runs/slurm-{os.getpid()}.0/run_state.json") == {"status": "completed", "step": 150}
