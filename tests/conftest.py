@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run side by side; two
 import pytest
 
 from gpt2.cli import main
+from tests.zygote import Zygote
 
 WORDS = tuple(
     "the a cat dog bird sees hears likes old young green small river house and then under over with".split()  # noqa: SIM905
 )
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """What runs `gpt2 train …` without the seconds of its imports."""
+    made = Zygote()
+    yield made
+    made.close()
 
 
 def make_text(words: int, seed: int = 0) -> str:

@@ -8,13 +8,12 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.behaviour.test_resume import is_same
 from tests.conftest import make_text
-from tests.crash.zygote import Zygote
+from tests.zygote import Zygote
 
 from gpt2.files import read_json
 from gpt2.training import checkpoint
@@ -36,13 +35,6 @@ def can_trace() -> bool:
             ["strace", "-qq", "-o", "/dev/null", "true"], check=False, stderr=subprocess.DEVNULL
         ).returncode
     )
-
-
-@pytest.fixture(scope="module")
-def zygote() -> Iterator[Zygote]:
-    made = Zygote()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.crash.test_crash_points import OPTIONS, begin, goes_on_as, whole, zygote  # noqa: F401 - fixtures
-from tests.crash.zygote import Zygote
+from tests.crash.test_crash_points import OPTIONS, begin, goes_on_as, whole  # noqa: F401 - fixtures
+from tests.zygote import Zygote
 
 from gpt2.files import read_json
 from gpt2.training import checkpoint

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 from tests.conftest import make_text
+from tests.zygote import Zygote
 
 from gpt2.files import read_json
 
@@ -30,11 +31,11 @@ def start(folder: Path, *argv: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def trained(folder: Path, *argv: str) -> str:
-    process = start(folder, *argv)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
-    return said
+def trained(zygote: Zygote, folder: Path, *argv: str, processes: int = 1) -> str:
+    """Processes that are forks: what torchrun would say to them stands in their environment."""
+    ended = zygote.run(folder, *argv, ranks=processes)
+    assert ended["code"] == 0, ended["said"]
+    return ended["said"]
 
 
 def losses(run: Path) -> list[float]:
@@ -49,14 +50,14 @@ def workplace(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_two_processes_train_as_one(workplace: Path, optimizer: str) -> None:
+def test_two_processes_train_as_one(zygote: Zygote, workplace: Path, optimizer: str) -> None:
     options = (*OPTIONS, "--optim.name", optimizer)
-    trained(workplace, "notes.txt", "--run", "one", *options)
+    trained(zygote, workplace, "notes.txt", "--run", "one", *options)
     one = losses(workplace / "runs/one")
     assert len(one) >= 42
     for strategy in ("ddp", "fsdp"):
-        spread = ("--distributed.processes", "2", "--distributed.strategy", strategy)
-        trained(workplace, "notes.txt", "--run", strategy, *options, *spread)
+        spread = ("--distributed.strategy", strategy)
+        trained(zygote, workplace, "notes.txt", "--run", strategy, *options, *spread, processes=2)
         assert losses(workplace / "runs" / strategy) == pytest.approx(one, rel=1e-6 if optimizer == "adamw" else 1e-5)
         weights = load_file(workplace / "runs" / strategy / "last" / "model.safetensors")
         # Not bit for bit: sums run in another order, and a key's bias, whose true gradient is 0, follows the rounding.
@@ -64,16 +65,16 @@ def test_two_processes_train_as_one(workplace: Path, optimizer: str) -> None:
             assert (weights[name] - value).norm() < 1e-3 * value.norm(), name
 
 
-def test_a_run_goes_on_with_another_number_of_processes(workplace: Path) -> None:
+def test_a_run_goes_on_with_another_number_of_processes(zygote: Zygote, workplace: Path) -> None:
     """2 → 1 → 2: each checkpoint is taken up by another number; the losses are those of a run of one."""
-    trained(workplace, "notes.txt", "--run", "one", *OPTIONS, "--train.save-every", "5")
-    trained(workplace, "notes.txt", "--run", "many", *OPTIONS, "--train.save-every", "5", "--train.keep", "9",
-            "--distributed.processes", "2")  # fmt: skip
+    options = (*OPTIONS, "--train.save-every", "5", "--train.keep", "9")
+    trained(zygote, workplace, "notes.txt", "--run", "one", *options)
+    trained(zygote, workplace, "notes.txt", "--run", "many", *options, processes=2)
     run = workplace / "runs/many"
-    for steps, processes in ((15, "1"), (20, "2")):
+    for steps, processes in ((15, 1), (20, 2)):
         for folder in sorted((run / "checkpoints").glob("step-*"))[-1:]:
             (folder / "MANIFEST.json").unlink()  # back by one checkpoint
-        said = trained(workplace, "--resume", "runs/many", "--distributed.processes", processes)
+        said = trained(zygote, workplace, "--resume", "runs/many", processes=processes)
         assert f"step-{steps - 5 if steps == 20 else 15:08d}" in said
     assert losses(run) == pytest.approx(losses(workplace / "runs/one"), rel=1e-6)
 

@@ -145,6 +145,8 @@ def _killed_at_call(pid: int, call: int) -> int:
 
 
 if __name__ == "__main__":
+    import torch.distributed.fsdp  # noqa: F401
+
     import gpt2.recipes.resume
     import gpt2.recipes.train
     import gpt2.training.plots  # noqa: F401
