@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import make_text
 from tests.distributed.test_processes import OPTIONS, losses, trained
+from tests.zygote import Zygote
 
 from gpt2.files import read_json
 
@@ -61,8 +62,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_two_nodes_train_as_one_process(cluster: Path) -> None:
-    trained(cluster, "notes.txt", "--run", "one", *OPTIONS)
+def test_two_nodes_train_as_one_process(zygote: Zygote, cluster: Path) -> None:
+    trained(zygote, cluster, "notes.txt", "--run", "one", *OPTIONS)
     port = str(free_port())
     nodes = [
         subprocess.Popen(
@@ -79,7 +80,7 @@ def test_two_nodes_train_as_one_process(cluster: Path) -> None:
 
 
 @pytest.mark.slow
-def test_slurms_script_saves_before_the_time_is_up_and_goes_on(cluster: Path) -> None:
+def test_slurms_script_saves_before_the_time_is_up_and_goes_on(zygote: Zygote, cluster: Path) -> None:
     script = cluster / "slurm.sh"
     script.write_text(SLURM.read_text().replace("29500", str(free_port())))
     argv = [
