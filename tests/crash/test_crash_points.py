@@ -90,7 +90,7 @@ def test_killed_at_some_system_calls_of_a_save(zygote: Zygote, whole: Path, tmp_
 def test_killed_at_every_system_call_of_a_save(zygote: Zygote, whole: Path, tmp_path: Path, save: int) -> None:
     points = crash_points(zygote, whole, tmp_path / "place", save, every=1)
     print(f"save {save}: {points} crash points")
-    assert points >= 100
+    assert points >= 50
 
 
 @pytest.mark.slow
@@ -100,7 +100,7 @@ def test_killed_at_system_calls_of_a_save_of_two_processes(zygote: Zygote, whole
     begin(whole, both)
     ended = zygote.run(both, "notes.txt", "--run", "it", *OPTIONS, ranks=2)
     assert ended["code"] == 0, ended["said"]
-    points = crash_points(zygote, both / "runs/it", tmp_path / "place", 2, every=4, ranks=2)
+    points = crash_points(zygote, both / "runs/it", tmp_path / "place", 2, every=3, ranks=2)
     print(f"two processes: {points} crash points")
     assert points >= 25
 
@@ -153,5 +153,6 @@ def test_a_flipped_bit_in_each_file_is_found_and_named(zygote: Zygote, whole: Pa
         ended = zygote.run(place, "--resume", "runs/it")
         assert ended["code"] == 0, ended["said"]
         assert name in ended["said"], "it is named"
+        assert ended["said"].count("Going back") == 1
         assert "Going on from runs/it/checkpoints/step-00000004" in ended["said"]
         is_same(place / "runs/it", whole)

@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from gpt2.training.metrics import MetricsFile, Record, read_metrics
 
 
@@ -31,3 +33,22 @@ def test_resume_cuts_the_file_back_to_its_step(tmp_path: Path) -> None:
     again.log(record(6))
     again.close()
     assert [one.step for one in read_metrics(path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_damaged_line_is_named_and_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "metrics.jsonl"
+    metrics = MetricsFile(path)
+    for step in range(1, 8):
+        metrics.log(record(step))
+    metrics.close()
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[1] = b"\x00" * len(lines[1]) + b"\n"
+    lines[3] = lines[3].replace(b'"lr":', b'"lr"9')
+    lines[4] = lines[4].replace(b'"lr"', b'"mr"')
+    path.write_bytes(b"".join(lines))
+    assert [one.step for one in read_metrics(path)] == [1, 3, 6, 7]
+    said = capsys.readouterr().err
+    for where in ("line 2", "line 4", "step 5"):
+        assert where in said
+    MetricsFile(path, keep_to_step=6).close()
+    assert [one.step for one in read_metrics(path)] == [1, 3, 6]

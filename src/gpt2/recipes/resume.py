@@ -91,7 +91,8 @@ def finish(name: str, steps: int | None, minutes: float | None, started: float) 
         record = read_json(folder / "run.json")
         settings = Settings.model_validate(record["settings"])
         stack.enter_context(locked(folder))
-        at = checkpoint.step_of(checkpoint.newest_valid(folder)) or 0
+        newest = checkpoint.newest_valid(folder)
+        at = checkpoint.step_of(newest) or 0
         assert settings.train.steps
         if multiplier(at, settings.train.steps, settings.schedule) <= settings.schedule.final + 1e-9:
             raise RunError(
@@ -104,7 +105,7 @@ def finish(name: str, steps: int | None, minutes: float | None, started: float) 
         record["settings"] = settings.model_copy(update={"train": train}).model_dump(mode="json")
         write_json(folder / "run.json", record)
         say(f"Bringing the rate down over {more:,} steps.")
-        begun = _continued(folder, record)
+        begun = _continued(folder, record, newest)
         begun["deadline"] = started + 60 * minutes if minutes is not None else None
         return begun
 
@@ -155,7 +156,7 @@ def fork(name: str, typed: Mapping[str, Any], started: float) -> None:
         stack.enter_context(locked(folder))
         write_json(folder / "run.json", record)
         say(f"{folder} begins where {source.folder} stands, at step {at:,}.")
-        return _continued(folder, record)
+        return _continued(folder, record, source.folder)
 
     _go_on(folder, begin, started)
 
@@ -174,12 +175,12 @@ def begin_again(folder: Path, distributed: DistributedSettings | None, stack: co
         return None
     if distributed is not None:
         record["settings"]["distributed"] = distributed.model_dump(mode="json")
-    return _continued(folder, record)
+    return _continued(folder, record, newest or _origin(record))
 
 
-def _continued(folder: Path, record: dict[str, Any]) -> Begun:
+def _continued(folder: Path, record: dict[str, Any], newest: Path | None) -> Begun:
+    """A run from a checkpoint on, or where it has none from its beginning."""
     settings = Settings.model_validate(record["settings"])
-    newest = checkpoint.newest_valid(folder) if checkpoint.list_checkpoints(folder) else _origin(record)
     assert settings.train.steps
     if newest and (checkpoint.step_of(newest) or 0) >= settings.train.steps:
         raise _complete(folder)

@@ -188,8 +188,12 @@ def pointed(run_folder: Path, name: str) -> Path | None:
     return None
 
 
-def newest_valid(run_folder: Path) -> Path:
+def newest_valid(run_folder: Path, named: Path | None = None) -> Path:
     """The newest checkpoint whose manifest agrees; damaged ones are named and passed over.
+
+    Args:
+        run_folder: whose checkpoints.
+        named: one that was named as damaged already.
 
     Raises:
         CheckpointError: there is none.
@@ -199,7 +203,8 @@ def newest_valid(run_folder: Path) -> Path:
         try:
             verify(folder)
         except CheckpointError as error:
-            warn(f"{error.what} Going back to the checkpoint before it.")
+            if folder != named:
+                warn(f"{error.what} Going back to the checkpoint before it.")
         else:
             return folder
     if candidates:
@@ -265,7 +270,7 @@ def open_checkpoint(run: str | None, which: str = "best", root: Path = RUNS) -> 
             verify(target)
         except CheckpointError as error:
             warn(f"{error.what} Taking the newest checkpoint that is whole instead.")
-            target = newest_valid(run_folder)
+            target = newest_valid(run_folder, named=target)
     return OpenedCheckpoint(target, run_folder, step_of(target), _settings(target))
 
 

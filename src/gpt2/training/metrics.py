@@ -1,10 +1,12 @@
 """What is known after each optimizer step, and the file that keeps it: one JSON object a line."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from gpt2.console import warn
 from gpt2.files import atomic_open
 
 
@@ -42,20 +44,39 @@ class Record:
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """The records of a metrics file; a last line that was cut off while being written is left out."""
+    """The records of a metrics file; a last line that was cut off while being written is left out.
+
+    So are damaged lines, with a warning.
+    """
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:  # what follows the last newline is incomplete
-        records.append(Record(**json.loads(line)))
+    for _, value in _lines(path):
+        try:
+            records.append(Record(**value))
+        except TypeError:  # a bit in a name
+            warn(f"{path}, step {value['step']}, is damaged: it is left out.")
     return records
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each whole line and what it says. Damaged ones (a cut of power, a rotten disk) are named and passed over."""
+    # What follows the last newline is incomplete.
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], start=1):
+        try:
+            value = json.loads(line)
+            int(value["step"])
+        except (ValueError, KeyError, TypeError):
+            warn(f"{path}, line {number}, is damaged: it is left out.")
+        else:
+            yield line, value
 
 
 def cut_back(path: Path, step: int) -> None:
     """Leave out of a file of JSON lines what belongs to later steps, and a last line that was cut off."""
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    kept = [line for line, value in _lines(path) if value["step"] <= step] if path.exists() else []
     with atomic_open(path, "w") as file:
-        file.writelines(line + "\n" for line in lines if json.loads(line)["step"] <= step)
+        file.writelines(line + "\n" for line in kept)
 
 
 class MetricsFile:
