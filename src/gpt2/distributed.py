@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
@@ -146,12 +147,14 @@ def spread(model: nn.Module, blocks: Iterable[nn.Module], world: World, strategy
     device = next(model.parameters()).device
     if strategy == "ddp":
         # One bucket would wait for all gradients; the default of 25 MB overlaps the sums with backward.
-        parallel = DistributedDataParallel(
-            model,
-            device_ids=[device.index] if device.type == "cuda" else None,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-        )
+        with warnings.catch_warnings():  # torch 2.13 has a new name for broadcast_buffers, which 2.11 does not know
+            warnings.simplefilter("ignore", FutureWarning)
+            parallel = DistributedDataParallel(
+                model,
+                device_ids=[device.index] if device.type == "cuda" else None,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+            )
         return Spread(parallel, parallel.no_sync)
     # 0.9 s of imports, which a run of one process does not wait for.
     from torch.distributed.device_mesh import init_device_mesh

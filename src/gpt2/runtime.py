@@ -68,6 +68,11 @@ def derive_seed(seed: int, *purpose: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device, or the C allocator, had no memory left to give."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 def activation_memory(device: torch.device) -> int:
     """Bytes to plan a micro-batch's activations into.
 

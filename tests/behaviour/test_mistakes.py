@@ -11,10 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from tests.conftest import SMALL, Answer, make_text
+from torch import Tensor
 
 from gpt2.files import read_json
 from gpt2.training.guard import Guard
+from gpt2.training.loss import NextTokenLoss
 from gpt2.training.metrics import read_metrics
 
 Cli = Callable[..., Answer]
@@ -396,3 +399,27 @@ def test_an_interruption_saves_and_says_how_to_go_on(workplace: Path, number: si
     assert state["status"] == "preempted"
     assert (workplace / f"runs/long/checkpoints/step-{state['step']:08d}/MANIFEST.json").exists()
     assert len(metrics.read_text().splitlines()) == state["step"]
+
+
+def test_memory_that_ends_is_said_and_halves_the_micro_batch(
+    cli: Callable[..., Answer], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = NextTokenLoss.forward
+    room = 2
+
+    def tight(self: NextTokenLoss, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        if torch.is_grad_enabled() and len(inputs) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(self, inputs, targets)
+
+    monkeypatch.setattr(NextTokenLoss, "forward", tight)
+    (workplace / "a.txt").write_text(make_text(400))
+    answer = cli("train", "a.txt", "--run", "small", *SMALL, "--train.steps", "3")
+    assert answer.code == 0
+    assert "Memory ended" in answer.err
+    assert read_json(workplace / "runs/small/run.json")["settings"]["train"]["micro_batch_size"] == 2
+    room = 0
+    answer = cli("train", "a.txt", "--run", "none", *SMALL, "--train.steps", "3")
+    assert answer.code == 2
+    assert "Memory ended at step 1, with 1 sequence" in answer.err
+    assert "--model.context-length" in answer.err

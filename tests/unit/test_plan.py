@@ -11,7 +11,7 @@ import torch
 from tests.conftest import Answer
 
 from gpt2.config.commands import parse_count
-from gpt2.config.gpus import GPUS, default_mfu, parse_gpus
+from gpt2.config.gpus import GPUS, default_mfu, find_gpu, parse_gpus
 from gpt2.config.presets import PRESETS
 from gpt2.model import cost
 from gpt2.model.cost import flops, flops_per_token, memory, parameters, tokens_per_second, training_state
@@ -391,3 +391,21 @@ def test_a_plan_needs_no_torch() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA A100-SXM4-80GB", "A100-80"),
+        ("NVIDIA A100-PCIE-40GB", "A100-40"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA GeForce RTX 4090", "RTX-4090"),
+        ("Tesla T4", "T4"),
+        ("NVIDIA GeForce GTX 1080", None),
+    ],
+)
+def test_a_gpu_is_known_by_the_name_its_driver_gives(said: str, name: str | None) -> None:
+    assert find_gpu(said) == (GPUS[name] if name else None)

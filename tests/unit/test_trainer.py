@@ -151,3 +151,56 @@ def test_in_chunks_it_is_the_same_loss_with_the_same_gradients(
         answers.append((total, counted, *torch.autograd.grad(3 * total, [hidden, matrix])))
     for plain, chunked in zip(*answers, strict=True):
         assert torch.allclose(plain, chunked, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: …")]
+)
+def test_where_memory_ends_the_step_is_made_again_in_smaller_parts(error: RuntimeError) -> None:
+    """From the third step on, three sequences are too many, in forward or after the next batch was read."""
+    roomy, tight = make(2, dropout=0.3), make(8, dropout=0.3)
+    forward, told = tight.objective, []
+    tight.shrunk = told.append
+
+    def objective(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        if len(inputs) > 2 and tight.step >= 2:
+            raise error
+        return forward(inputs, targets)
+
+    tight.objective = objective
+    for step in range(5):
+        roomy.micro_batch_size = 8 if step < 2 else 2
+        a, b = roomy.train_step(), tight.train_step()
+        assert (a.train_loss, a.grad_norm, a.tokens) == (b.train_loss, b.grad_norm, b.tokens)
+    assert told == [4, 2]
+    assert roomy.state() == tight.state(), "no batch was lost"
+
+
+def test_where_memory_ends_for_one_sequence_the_error_is_the_users() -> None:
+    trainer = make(2)
+
+    def objective(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    trainer.objective = objective
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer.train_step()
+    assert trainer.micro_batch_size == 1
+    assert trainer.step == 0
+
+
+def test_memory_that_ends_after_the_next_batch_was_read_loses_no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    roomy, tight = make(4), make(8)
+    norm, failures = nn.utils.get_total_norm, iter([True])
+
+    def total_norm(gradients: list[Tensor]) -> Tensor:
+        if next(failures, False):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return norm(gradients)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.utils, "get_total_norm", total_norm)
+        tight.train_step()
+    roomy.train_step()
+    assert roomy.state() == tight.state()
+    assert tight.loader.state() == roomy.loader.state()

@@ -77,6 +77,13 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]|nvidia|geforce|gb|sxm[2-6]?", "", name.lower())
 
 
+def find_gpu(device_name: str) -> GPU | None:
+    """The GPU of a name as the driver gives it, such as "NVIDIA H100 80GB HBM3"; None where it is not known here."""
+    plain = _plain(device_name)
+    fitting = [name for name in GPUS if all(part in plain for part in map(_plain, name.split("-")))]
+    return GPUS[max(fitting, key=len)] if fitting else None
+
+
 def parse_gpus(text: str) -> tuple[int, str]:
     """The number and name in a text such as 8xH100; a name alone is one GPU, A100 the one with 80 GB.
 

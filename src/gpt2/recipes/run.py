@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,7 +20,8 @@ from gpt2.corpus.prepare import Prepared
 from gpt2.corpus.shards import TokenShards
 from gpt2.data.dataset import IGNORED, GPTDataset, evaluation_windows
 from gpt2.data.loader import Loader
-from gpt2.distributed import World, like, spread, whole
+from gpt2.distributed import World, spread
+from gpt2.errors import RunError
 from gpt2.evaluation.loss import mean_loss
 from gpt2.files import read_json, sweep_temporaries, write_json
 from gpt2.model.cost import parameters
@@ -30,7 +30,8 @@ from gpt2.optim.build import build_optimizers
 from gpt2.optim.schedule import build_schedule
 from gpt2.recipes import showing
 from gpt2.recipes.data import show
-from gpt2.runtime import autocast, derive_seed, keep_freed_memory, pick_device
+from gpt2.recipes.snapshot import restore_weights, snapshot
+from gpt2.runtime import autocast, derive_seed, is_out_of_memory, keep_freed_memory, pick_device
 from gpt2.training import checkpoint
 from gpt2.training.display import Display
 from gpt2.training.fit import Outcome, Progress, Rhythm, fit
@@ -40,8 +41,8 @@ from gpt2.training.loss import NextTokenLoss
 from gpt2.training.metrics import MetricsFile, Record, cut_back
 from gpt2.training.pace import Pace
 from gpt2.training.saver import Saver
-from gpt2.training.trainer import Plan, Trainer, optimizer_tensors, restore_optimizers
-from gpt2.weights.huggingface import export_tensors, hf_config, hf_generation_config, load_model
+from gpt2.training.trainer import Plan, Trainer, restore_optimizers
+from gpt2.weights.huggingface import load_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ def run(job: Job) -> None:
         started=job.started,
         world=world,
         wish=lambda: stop.received is not None,
+        shrunk=lambda size: _shrink(job, size),
     )
     progress = Progress()
     if job.resumed is not None:
@@ -117,7 +119,7 @@ def run(job: Job) -> None:
     can_sample = world.size == 1 or settings.distributed.strategy == "ddp"  # else no process holds the whole model
 
     def validate() -> float:
-        size = max(1, 2 * (train.micro_batch_size or 1))
+        size = 2 * trainer.micro_batch_size
         batches = evaluation_windows(validation, model.config.context_length, size, train.eval_tokens)
         return mean_loss(laid_out.forward, _share(batches, world), precision, world.sum)
 
@@ -150,7 +152,7 @@ def run(job: Job) -> None:
     saver = Saver(failed)
 
     def save(val_loss: float | None) -> None:
-        write, expected = _snapshot(job, trainer, progress)
+        write, expected = snapshot(trainer, progress, prepared.tokenizer, job.record)
         work = functools.partial(checkpoint.save, folder, trainer.step, write, expected, val_loss, train.keep)
         if world.is_main and trainer.step < rhythm.steps:
             saver.submit(f"The checkpoint of step {trainer.step}", work)
@@ -166,7 +168,7 @@ def run(job: Job) -> None:
         if found is None:
             return None
         state = read_json(Path(found) / "training_state.json")
-        _restore_weights(model, Path(found))
+        restore_weights(model, Path(found))
         restore_optimizers(model, optimizers, load_file(Path(found) / "training_state.safetensors"))
         trainer.pass_over(state["trainer"])
         progress.restore(state["progress"])
@@ -186,6 +188,10 @@ def run(job: Job) -> None:
             trackers = [metrics, display, saver] if metrics is not None else []
             outcome = fit(trainer, rhythm, progress, trackers, validate, look, save, roll_back, warn, replan)
             saver.settle()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _out_of_memory(job, trainer) from None
     finally:
         if metrics is not None:
             metrics.close()
@@ -194,9 +200,11 @@ def run(job: Job) -> None:
         if world.is_main:
             showing.plot(folder, settings, prepared, lines)
         say(f"Stopped at step {trainer.step:,} and saved. Go on with: gpt2 train --resume {folder}", style="bold")
+        if settings.schedule.name != "constant":
+            say(f"Or bring the learning rate down now: gpt2 train --finish {folder} --train.minutes 3")
         raise SystemExit(128 + (stop.received or signal.SIGTERM))
     if world.is_main:
-        showing.conclude(folder, prepared, outcome, lines, trainer.step)
+        showing.conclude(folder, settings, model.config, prepared, outcome, lines, trainer.step)
         showing.say_if_late(job.started, job.deadline)
 
 
@@ -237,6 +245,23 @@ def build_loader(settings: Settings, prepared: Prepared, world: World) -> Loader
     )
 
 
+def _shrink(job: Job, micro_batch_size: int) -> None:
+    """Memory ended: smaller micro-batches from here on, in run.json too, so that a resumed run has the same."""
+    job.record["settings"]["train"]["micro_batch_size"] = micro_batch_size
+    write_json(job.folder / "run.json", job.record)
+    warn(f"Memory ended. The step is made again, with {micro_batch_size} sequences at once; the batch stays as it is.")
+
+
+def _out_of_memory(job: Job, trainer: Trainer) -> RunError:
+    newest = checkpoint.pointed(job.folder, "last")
+    return RunError(
+        f"Memory ended at step {trainer.step + 1}, with {trainer.micro_batch_size} sequence(s) of "
+        f"{job.settings.model.context_length} tokens at once in each process. "
+        + (f"{newest} is intact." if newest else "There is no checkpoint yet."),
+        "Choose a smaller --train.micro-batch-size; if that is 1, a smaller --model.context-length or --model.preset.",
+    )
+
+
 def _share(batches: Iterator[tuple[Tensor, Tensor, int]], world: World) -> Iterator[tuple[Tensor, Tensor, int]]:
     """Every W-th batch. All processes get as many, the last perhaps one that does not count: they compute together."""
     while together := list(itertools.islice(batches, world.size)):
@@ -260,41 +285,6 @@ def _report(settings: Settings, prepared: Prepared, loader: Loader) -> Report:
         batch_size=settings.train.batch_size,
     )
     return replace(report, warnings=examine(report))
-
-
-def _snapshot(job: Job, trainer: Trainer, progress: Progress) -> tuple[Any, int]:
-    """What writes a checkpoint of this moment into a folder, from copies; and about how many bytes that takes."""
-    model = trainer.model
-    assert isinstance(model, GPT2)
-    weights = {name: whole(value).detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
-    optimizer = optimizer_tensors(model, trainer.optimizers)
-    end_of_text = job.prepared.tokenizer.end_of_text
-    state = {"format": 1, "trainer": trainer.state(), "progress": progress.to_json()}
-    files = {
-        "config.json": hf_config(model.config, end_of_text),
-        "generation_config.json": hf_generation_config(end_of_text),
-        "training_state.json": state,
-        "run.json": job.record,
-        **job.prepared.tokenizer.to_files(model.config.context_length),
-    }
-    texts = {name: json.dumps(value, indent=2, ensure_ascii=False) + "\n" for name, value in files.items()}
-
-    def write(folder: Path) -> None:
-        checkpoint.write_tensors(folder / "model.safetensors", export_tensors(weights))
-        checkpoint.write_tensors(folder / "training_state.safetensors", optimizer)
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
-
-    tensors = sum(value.nbytes for value in (*weights.values(), *optimizer.values()))
-    return write, tensors + 2**20
-
-
-def _restore_weights(model: GPT2, folder: Path) -> None:
-    """Put a checkpoint's weights into a model that is in use, however it is laid over processes."""
-    saved = load_model(folder).state_dict()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(like(saved[name].to(parameter.device), parameter))
 
 
 def _last_good(folder: Path) -> str | None:

@@ -3,11 +3,13 @@
 import json
 import math
 import re
+import statistics
 import time
 from pathlib import Path
 
 import torch
 
+from gpt2.config.gpus import find_gpu
 from gpt2.config.schema import Settings
 from gpt2.console import say, table, warn
 from gpt2.corpus.doctor import Report
@@ -20,10 +22,11 @@ from gpt2.files import read_json, write_json
 from gpt2.generation.engine import Engine
 from gpt2.generation.sampling import make_sampler
 from gpt2.generation.stream import printable
-from gpt2.model.gpt2 import GPT2
+from gpt2.model.cost import flops_per_token
+from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.runtime import derive_seed
 from gpt2.training import checkpoint
-from gpt2.training.metrics import read_metrics
+from gpt2.training.metrics import Record, read_metrics
 from gpt2.training.plots import plot_run
 
 
@@ -96,7 +99,20 @@ def say_if_late(started: float, deadline: float | None) -> None:
         warn(f"It took {took:,.0f} s, not the {deadline - started:,.0f} s of --train.minutes: they were too few.")
 
 
-def conclude(folder: Path, prepared: Prepared, outcome: str, lines: Baselines, step: int) -> None:
+def _speed(settings: Settings, config: GPT2Config, records: list[Record]) -> list[tuple[str, str]]:
+    """Tokens a second of the middle step; on a GPU whose peak is known, also what share of it that is."""
+    speed = statistics.median(record.tokens_per_second for record in records)
+    rows = [("tokens a second", f"{speed:,.0f}")]
+    gpu = find_gpu(torch.cuda.get_device_name()) if settings.train.device.startswith("cuda") else None
+    if gpu is not None:
+        share = speed * flops_per_token(config) / (gpu.peak * settings.distributed.processes)
+        rows.append(("of the GPU's 16-bit peak (MFU)", f"{share:.1%}"))
+    return rows
+
+
+def conclude(
+    folder: Path, settings: Settings, config: GPT2Config, prepared: Prepared, outcome: str, lines: Baselines, step: int
+) -> None:
     """How it ended, what it means, what to do next. The best is the best that is on disk."""
     stats = prepared.stats
     records = read_metrics(folder / "metrics.jsonl")
@@ -110,6 +126,7 @@ def conclude(folder: Path, prepared: Prepared, outcome: str, lines: Baselines, s
         ("bigram, unigram, uniform loss", f"{lines.bigram:.3f}, {lines.unigram:.3f}, {lines.uniform:.3f}"),
         ("at step", f"{best_step:,} of {step:,}"),
         ("time", f"{records[-1].seconds:,.0f} s"),
+        *_speed(settings, config, records),
     ]
     table(f"Run {folder.name}, {outcome}", rows, ("best checkpoint", ""))
     if best >= lines.bigram:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2.distributed import World, like, whole
+from gpt2.runtime import is_out_of_memory
 from gpt2.training.guard import PASSED_OVER_AT_MOST, DivergedError, Guard
 from gpt2.training.metrics import Record
 
@@ -76,6 +77,7 @@ class Trainer:
         started: `time.monotonic()` when the command began.
         world: the processes that train together.
         wish: whether this process has been asked to stop; see `stop_wished`.
+        shrunk: is told of a smaller micro-batch.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Trainer:
         started: float,
         world: World | None = None,
         wish: Callable[[], bool] = lambda: False,
+        shrunk: Callable[[int], None] = lambda size: None,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -101,6 +104,9 @@ class Trainer:
         self.started = started
         self.world = world or World()
         self.wish = wish
+        self.shrunk = shrunk
+        self.micro_batch_size = plan.micro_batch_size
+        """Sequences in memory at once: halved where memory ends."""
         self.stop_wished = False
         """Whether any process had been asked to stop by the end of the last step: the same in all of them."""
         self.step = 0
@@ -124,14 +130,14 @@ class Trainer:
         skipped, tokens = 0, 0
         while True:
             batch = self._ahead or self._fetch()
+            self._ahead = None
             self._loader_state, self.epoch = batch.loader, batch.epoch
-            loss, norm, read = self._gradient(batch)
+            loss, norm, read = self._gradient_that_fits(batch)
             tokens += read
             objection = self.guard.objection(loss, norm)
             if objection is None:
                 break
-            for optimizer in self.optimizers:
-                optimizer.zero_grad(set_to_none=True)
+            self._forget_gradient()
             skipped += 1
             if skipped > PASSED_OVER_AT_MOST:
                 raise DivergedError(f"At step {self.step + 1} {objection}, for {skipped} batches in a row.")
@@ -159,11 +165,31 @@ class Trainer:
             inputs, targets = inputs.to(self.device), targets.to(self.device)
         return _Batch(inputs, targets, self.loader.state(), self.loader.epoch)
 
+    def _gradient_that_fits(self, batch: _Batch) -> tuple[float, float, int]:
+        """`_gradient`; where memory ends on the way, once more from the batch's beginning in halved micro-batches."""
+        while True:
+            try:
+                return self._gradient(batch)
+            except RuntimeError as error:
+                # Several processes would have to begin again together; the others wait in the middle of a sum.
+                if not is_out_of_memory(error) or self.micro_batch_size == 1 or self.world.size > 1:
+                    raise
+            # Outside of the handler: the error holds the frames, and they the activations.
+            self._forget_gradient()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.micro_batch_size = (min(self.micro_batch_size, len(batch.inputs)) + 1) // 2
+            self.shrunk(self.micro_batch_size)
+
+    def _forget_gradient(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
     def _gradient(self, batch: _Batch) -> tuple[float, float, int]:
         """Leave the mean loss's gradient in the weights: the loss, the gradient's norm, and tokens read."""
         # Each process drops other activations than its neighbours, and the same ones whenever it makes this step.
         torch.manual_seed(self.plan.step_seed(self.step) + self.world.rank)
-        rows, size = len(batch.inputs), self.plan.micro_batch_size
+        rows, size = len(batch.inputs), self.micro_batch_size
         share = batch.targets.numel()  # of this process; all have as many
         wide = torch.float32 if self.device.type == "mps" else torch.float64  # Apple's GPUs have no doubles
         sums = torch.zeros(3, dtype=wide, device=self.device)  # loss, counted targets, wishes to stop
@@ -176,7 +202,7 @@ class Trainer:
                 (total / share).backward()
             sums[0] += total.detach()
             sums[1] += counted
-        self._ahead = self._fetch()  # while the device still works
+        self._ahead = self._ahead or self._fetch()  # while the device still works
         sums[2] = float(self.wish())
         self.world.sum(sums)
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
@@ -201,7 +227,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * rate
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        self._forget_gradient()
         return self.optimizers[-1].param_groups[0]["lr"]
 
     def state(self) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""What of a run goes into a checkpoint, and how its weights come back."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpt2.distributed import like, whole
+from gpt2.model.gpt2 import GPT2
+from gpt2.tokenizer.base import Tokenizer
+from gpt2.training import checkpoint
+from gpt2.training.fit import Progress
+from gpt2.training.trainer import Trainer, optimizer_tensors
+from gpt2.weights.huggingface import export_tensors, hf_config, hf_generation_config, load_model
+
+
+def snapshot(
+    trainer: Trainer, progress: Progress, tokenizer: Tokenizer, record: dict[str, Any]
+) -> tuple[Callable[[Path], None], int]:
+    """What writes a checkpoint of this moment into a folder, from copies; and about how many bytes that takes.
+
+    Where processes hold shares of the weights, they must all call this.
+
+    Args:
+        trainer: the run, between two steps.
+        progress: what its loop remembers.
+        tokenizer: of the run.
+        record: run.json.
+    """
+    model = trainer.model
+    assert isinstance(model, GPT2)
+    weights = {name: whole(value).detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+    optimizer = optimizer_tensors(model, trainer.optimizers)
+    state = {"format": 1, "trainer": trainer.state(), "progress": progress.to_json()}
+    files = {
+        "config.json": hf_config(model.config, tokenizer.end_of_text),
+        "generation_config.json": hf_generation_config(tokenizer.end_of_text),
+        "training_state.json": state,
+        "run.json": record,
+        **tokenizer.to_files(model.config.context_length),
+    }
+    texts = {name: json.dumps(value, indent=2, ensure_ascii=False) + "\n" for name, value in files.items()}
+
+    def write(folder: Path) -> None:
+        checkpoint.write_tensors(folder / "model.safetensors", export_tensors(weights))
+        checkpoint.write_tensors(folder / "training_state.safetensors", optimizer)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+
+    tensors = sum(value.nbytes for value in (*weights.values(), *optimizer.values()))
+    return write, tensors + 2**20
+
+
+def restore_weights(model: GPT2, folder: Path) -> None:
+    """Put a checkpoint's weights into a model that is in use, however it is laid over processes."""
+    saved = load_model(folder).state_dict()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(like(saved[name].to(parameter.device), parameter))
