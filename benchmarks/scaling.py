@@ -1,7 +1,7 @@
 """How far a small GPT-2 comes with its size, its tokens and its text: the experiments in docs/experiments.md.
 
-Each run is a whole `gpt2 train` on the prose in Python's own manuals, or an eighth or a 32nd of it. What each reached goes into scaling.jsonl, beside this file; runs that stand there already
-are not made again.
+Each run is a whole `gpt2 train` on the prose in Python's own manuals, or an eighth or a 32nd of it. What each
+reached goes into scaling.jsonl, beside this file; runs that stand there already are not made again.
 
     python benchmarks/scaling.py          # about 14 minutes on two cores; two runs at a time
 """
