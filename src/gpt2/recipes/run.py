@@ -31,7 +31,13 @@ from gpt2.optim.schedule import build_schedule
 from gpt2.recipes import showing
 from gpt2.recipes.data import show
 from gpt2.recipes.snapshot import restore_weights, snapshot
-from gpt2.runtime import autocast, derive_seed, is_out_of_memory, keep_freed_memory, pick_device
+from gpt2.runtime import (
+    autocast,
+    derive_seed,
+    is_out_of_memory,
+    keep_freed_memory,
+    pick_device,
+)
 from gpt2.training import checkpoint
 from gpt2.training.display import Display
 from gpt2.training.fit import Outcome, Progress, Rhythm, fit
@@ -77,9 +83,7 @@ def run(job: Job) -> None:
     precision = functools.partial(autocast, train.precision, device)
     laid_out = spread(objective, model.h, world, settings.distributed.strategy, train.precision)
     forward = torch.compile(laid_out.forward) if train.compile else laid_out.forward
-    optimizers = build_optimizers(
-        model.named_parameters(), settings.optim, torch.bfloat16 if train.precision == "bf16" else torch.float32
-    )
+    optimizers = build_optimizers(model.named_parameters(), settings.optim)
     loader = build_loader(settings, prepared, world)
     stop = StopRequest()
     trainer = Trainer(
