@@ -221,7 +221,7 @@ class Trainer:
 
     def _update(self, norm: float) -> float:
         """Clip, set the rates, step: the rate of the last optimizer, AdamW's."""
-        if self.plan.grad_clip:
+        if 0 < self.plan.grad_clip < norm + 1e-6:  # where nothing is too large, there is nothing to multiply
             total = torch.tensor(norm, dtype=torch.float32, device=self.device)
             nn.utils.clip_grads_with_norm_(self.model.parameters(), self.plan.grad_clip, total)
         rate = self.schedule(self.step)
