@@ -1,5 +1,6 @@
 """`--train.minutes`: the best model in that time on this machine. What nobody has set is chosen, and it is said why."""
 
+import math
 import time
 from collections.abc import Callable
 
@@ -24,8 +25,11 @@ from gpt2.runtime import whole_memory
 MEASUREMENTS_AT_MOST = 5
 FIRST = Shape(3, 4, 128, 128)
 """What is measured first, to have a rate for the others."""
-LOOKING_SHARE = 0.05
+LOOKING_SHARE = 0.06
 """Of the time that validations may take, with their samples, curves and checkpoints."""
+LOOK_SECONDS = 2.0
+"""Of a validation, besides reading: its sample, curves and checkpoint."""
+LOOKS_AT_MOST = 20
 
 
 def chosen_in_time(
@@ -51,7 +55,7 @@ def chosen_in_time(
 
     def choices() -> list[Choice]:
         return budget.options(
-            max(1.0, deadline - time.monotonic()) * (1 - LOOKING_SHARE),
+            max(1.0, (deadline - time.monotonic()) * (1 - LOOKING_SHARE) - LOOK_SECONDS),
             text,
             lambda shape, size: meter.seconds(shape, max(1, size // processes)),
             allowed=_fits(prepared.stats.vocab_size, device),
@@ -73,7 +77,7 @@ def chosen_in_time(
     considered = choices()
     best = budget.best(considered)
     _explain(considered, best, text, prepared.stats.vocab_size, given.train.minutes or 0.0, shape_given)
-    return _applied(settings, given, best, text)
+    return _applied(settings, given, best, text, _looks(settings, prepared, best))
 
 
 def _text(prepared: Prepared) -> Text:
@@ -92,12 +96,20 @@ def _config(shape: Shape, vocab_size: int) -> GPT2Config:
     return GPT2Config(vocab_size, shape.context_length, shape.n_layer, shape.n_head, shape.n_embd)
 
 
-def _applied(settings: Settings, given: Settings, best: Choice, text: Text) -> Settings:
+def _looks(settings: Settings, prepared: Prepared, best: Choice) -> int:
+    """How often to validate in the run: as often as a small share of its time allows, and once in any case."""
+    tokens = min(settings.train.eval_tokens, prepared.stats.validation.tokens)
+    reading = tokens * best.seconds_a_step * best.steps / best.tokens / 3  # the forward third of a step
+    seconds = best.seconds_a_step * best.steps
+    return max(1, min(LOOKS_AT_MOST, int(LOOKING_SHARE * seconds / (LOOK_SECONDS + reading))))
+
+
+def _applied(settings: Settings, given: Settings, best: Choice, text: Text, looks: int) -> Settings:
     """The choice as settings; whatever was given stays."""
     epochs = best.tokens / text.tokens
     chosen = {
         "model": {**best.shape._asdict(), "dropout": budget.dropout_for(epochs)},
-        "train": {"batch_size": best.batch_size, "steps": best.steps, "eval_every": max(10, best.steps // 10)},
+        "train": {"batch_size": best.batch_size, "steps": best.steps, "eval_every": math.ceil(best.steps / looks)},
         "optim": {"momentum": budget.momentum_for(best.steps), "matrix_lr": budget.matrix_rate_for(best.steps)},
         "schedule": {"name": "linear"},
     }

@@ -133,11 +133,11 @@ def run(job: Job) -> None:
         if world.is_main:
             showing.plot(folder, settings, prepared, lines)
 
-    pace = Pace(job.deadline, trainer.step) if job.deadline is not None else None
+    pace = Pace(job.deadline, trainer.step, train.eval_every) if job.deadline is not None else None
 
-    def replan(step: int, steps: int, pause: float) -> int | None:
+    def replan(step: int, steps: int) -> int | None:
         """Another last step, where the time would be missed; run.json says so before it is taken."""
-        until = None if pace is None else world.from_main(functools.partial(pace.steps, step, steps, pause))
+        until = None if pace is None else world.from_main(functools.partial(pace.steps, step, steps))
         if until is not None:
             changed = replanned(Settings.model_validate(job.record["settings"]), step, until)
             job.record["settings"] = changed.model_dump(mode="json")
@@ -190,7 +190,8 @@ def run(job: Job) -> None:
         last = progress.validations[-1][2] if progress.validations else None
         with stop, Display(train.steps, trainer.step, last) as display:
             trackers = [metrics, display, saver] if metrics is not None else []
-            outcome = fit(trainer, rhythm, progress, trackers, validate, look, save, roll_back, warn, replan)
+            paused = pace.paused if pace is not None else (lambda seconds: None)
+            outcome = fit(trainer, rhythm, progress, trackers, validate, look, save, roll_back, warn, replan, paused)
             saver.settle()
     except RuntimeError as error:
         if not is_out_of_memory(error):
