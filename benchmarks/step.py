@@ -40,7 +40,7 @@ model.init_weights(torch.Generator().manual_seed(0))
 optim = resolve_optim(OptimSettings(), shape.n_embd, {rows} * {context})
 sizes = ModelSettings(**{{**shape._asdict(), "context_length": {context}}})
 micro = resolve_micro_batch(sizes, {vocabulary}, {rows}, activation_memory(device))
-plan = Plan(micro, 1.0, lambda step: step, functools.partial(autocast, pick_precision("auto", device, 768), device))
+plan = Plan(micro, 1.0, lambda step: step, functools.partial(autocast, pick_precision("auto", device), device))
 trainer = Trainer(model, NextTokenLoss(model), build_optimizers(model.named_parameters(), optim), lambda step: 1.0,
                   Noise(), Guard(0.0), plan, time.monotonic())
 step = trainer.train_step
@@ -131,11 +131,7 @@ def main() -> None:
     work = TOKENS * flops_per_token(GPT2Config(VOCABULARY, CONTEXT, 12, 12, 768))
     here, checkout = Path.cwd(), arguments.nanogpt
     name, rival = ("nanoGPT", (NANOGPT, checkout.resolve())) if checkout else ("transformers", (TRANSFORMERS, here))
-    ours, theirs, peak = (
-        Contestant(OURS, here),
-        Contestant(NANOGPT, arguments.nanogpt.resolve()),
-        Contestant(PEAK, here),
-    )
+    ours, theirs, peak = Contestant(OURS, here), Contestant(*rival), Contestant(PEAK, here)
     for contestant in (ours, theirs, peak):
         contestant.step(2)  # the first steps allocate
     rows = []

@@ -39,15 +39,14 @@ def pick_device(name: str, local_rank: int | None = None) -> torch.device:
     return torch.device(name)
 
 
-def pick_precision(name: str, device: torch.device, n_embd: int) -> str:
-    """`auto` → bf16 where it is faster: CUDA from Ampere on; CPUs with bf16 instructions and a wide model.
+def pick_precision(name: str, device: torch.device) -> str:
+    """`auto` → bf16 where the device has instructions for it: there it is faster at every size.
 
-    On a CPU with AVX512-BF16 the matrix products are twice as fast in bf16, but below a width of about 384 the
-    conversions cost more than they gain.
+    On a CPU with AVX512-BF16 a training step takes 1.2 (width 48) to 1.9 times (width 384) as long in fp32.
     """
     if name != "auto":
         return name
-    return "bf16" if multiplies_bf16(device) and (device.type == "cuda" or n_embd >= 384) else "fp32"
+    return "bf16" if multiplies_bf16(device) else "fp32"
 
 
 def multiplies_bf16(device: torch.device) -> bool:

@@ -79,7 +79,7 @@ class Meter:
         model.init_weights(torch.Generator().manual_seed(0))
         model = model.to(self.device)
         optim = resolve_optim(self.optim, shape.n_embd, batch_size * shape.context_length)
-        precision = pick_precision(self.precision, self.device, shape.n_embd)
+        precision = pick_precision(self.precision, self.device)
         format_of_matrices = pick_matrix_precision(optim.matrix_precision, self.precision, self.device)
         optim = optim.model_copy(update={"matrix_precision": format_of_matrices})
         sizes = ModelSettings(**shape._asdict())

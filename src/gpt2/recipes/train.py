@@ -154,7 +154,7 @@ def _resolved(settings: Settings, prepared: Prepared, world: World, device: torc
     windows = build_loader(settings, prepared, world).windows_per_epoch
     settings = resolve_training(settings, windows, prepared.stats.vocab_size, activation_memory(device), world.size)
     _require_memory(settings, prepared, world, device)
-    precision = pick_precision(settings.train.precision, device, settings.model.n_embd or 0)
+    precision = pick_precision(settings.train.precision, device)
     matrix_precision = pick_matrix_precision(settings.optim.matrix_precision, settings.train.precision, device)
     kind = device.type if world.size > 1 else str(device)
     return settings.model_copy(
