@@ -47,6 +47,8 @@ def train(work: Path, part: int, shape: str, millions: float) -> dict[str, objec
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     prepared = work / "runs/.prepared" / json.loads((run / "run.json").read_text())["data"]
     return {
+        "text": "prose",
+        "characters_per_token": report["characters_per_token"],
         "part": part,
         "shape": shape,
         "n_layer": n_layer,
@@ -63,7 +65,7 @@ def train(work: Path, part: int, shape: str, millions: float) -> dict[str, objec
 
 def main() -> None:
     done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    known = {(run["part"], run["shape"], round(run["tokens"] / 1e6, 1)) for run in done}
+    known = {(r["part"], r["shape"], round(r["tokens"] / 1e6, 1)) for r in done if r["text"] == "prose"}
     jobs = [(part, shape, size) for part, shapes in GRID.items() for shape, sizes in shapes.items() for size in sizes]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

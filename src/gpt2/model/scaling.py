@@ -6,7 +6,7 @@ The law is Chinchilla's (Hoffmann et al. 2022, section 3.3, approach 3) with rep
     loss / bigram = E + G·ln(characters a token) + A·N^-α + B·D'^-β
     D' = U + U·R·(1 - exp(-(D / U - 1) / R))        for D > U, else D
 
-Its seven numbers are fitted by `benchmarks/scaling.py` to small runs on CPUs; docs/experiments.md has runs and misses.
+Its seven numbers are fitted by `benchmarks/fit_scaling.py` to small runs on CPUs; docs/experiments.md tells of these.
 """
 
 import math
@@ -57,5 +57,5 @@ def worth(tokens: float, different: float, half: float) -> float:
     return different * (1 + half * (1 - math.exp(-(tokens / different - 1) / half)))
 
 
-LAW = Law(E=0.0, G=0.0, A=1.0, alpha=0.3, B=1.0, beta=0.3, R=15.0)
-"""Fitted on 2026-11-25 by `benchmarks/scaling.py`."""
+LAW = Law(E=0.192, G=0.1577, A=69.55, alpha=0.619, B=3.983, beta=0.152, R=16.5, noise=0.028)
+"""Fitted on 2026-11-25 to the 25 runs of benchmarks/scaling.jsonl with 146 steps and more."""
