@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-IGNORED = -100
-"""A target that is not to be learned."""
+from gpt2.data.dataset import IGNORED
+
 CHUNK_BYTES = 2**26
 """Logits (in fp32) that may lie in memory at once."""
 
