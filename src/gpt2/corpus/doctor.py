@@ -122,7 +122,7 @@ def require_enough(stats: Stats, context_length: int) -> None:
         if part.tokens < needed:
             most = min(stats.train.tokens, stats.validation.tokens) // 4
             raise DataError(
-                f"The {name} part has {part.tokens:,} tokens; one window of --model.context-length {context_length} "
+                f"The {name} part has {part.tokens:,} token{'s' * (part.tokens != 1)}; one window of --model.context-length {context_length} "
                 f"needs {needed:,}.",
                 "Give more text"
                 + (f", or --model.context-length {most} at most: four windows in each part." if most >= 2 else "."),
@@ -159,9 +159,8 @@ def examine(report: Report) -> tuple[str, ...]:
             "better than it is. Remove them from one of the two."
         )
     if report.validation_windows < 10:
-        found.append(
-            f"The validation part has only {report.validation_windows} windows: its loss will be a rough figure."
-        )
+        few = f"{report.validation_windows} window{'s' * (report.validation_windows != 1)}"
+        found.append(f"The validation part has only {few}: its loss will be a rough figure.")
     if stats.validation.tokens < FEW_TOKENS * stats.validation.documents:
         found.append(
             f"A validation document has {stats.validation.tokens / stats.validation.documents:.0f} tokens on average: "
