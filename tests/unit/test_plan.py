@@ -154,7 +154,8 @@ def kept_activations(n_layer: int, n_embd: int, tokens: int) -> int:
     return sum(size for size, _ in kept.values())
 
 
-def test_activations_are_those_that_autograd_keeps() -> None:
+def test_activations_are_those_that_autograd_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpt2.model.attention.SHORT", 0)  # the formula is of fused attention, as GPUs have it
     two_blocks = kept_activations(4, 256, 101) - kept_activations(2, 256, 101)
     assert two_blocks / (2 * 256 * 101) == pytest.approx(cost.ACTIVATION_BYTES, rel=0.10)
 
