@@ -20,7 +20,9 @@ from gpt2.corpus.tables.template import Template, parse_template
 from gpt2.corpus.texts import TextPieces, examine
 from gpt2.errors import ConfigError, DataError
 
-Kind = Literal["text", "table", "embedded"]
+Kind = Literal["text", "table", "embedded", "conversations"]
+EMBEDDED = "python-docs"
+"""As a source: the documentation inside the running Python."""
 _RULES = 1  # goes up when the same files and settings give other documents than before
 _SUPPORTED = ".txt, .md, .rst (text), .csv and .tsv (tables)"
 
@@ -180,10 +182,16 @@ def _embedded_digest() -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def _embedded(settings: DataSettings) -> Sources:
+def embedded_file() -> tuple[SourceFile, str]:
+    """The embedded corpus as if it were a file, and a sentence about it."""
     size, sha256 = _embedded_digest()
     file = SourceFile(Path(python_docs.origin()), "embedded", size, sha256, "utf-8", {})
-    notes = [f"Reading the documentation inside {python_docs.origin().title()}: {size / 1e6:.1f} MB."]
+    return file, f"Reading the documentation inside {python_docs.origin().title()}: {size / 1e6:.1f} MB."
+
+
+def _embedded(settings: DataSettings) -> Sources:
+    file, note = embedded_file()
+    notes = [note]
     if settings.columns or settings.template is not None:
         notes.append("data.columns and data.template have no effect on it.")
     return Sources((file,), tuple(notes), python_docs.QA_TEMPLATE)
@@ -273,7 +281,7 @@ def _among(given: str, path: Path) -> list[Path]:
         if not files:
             raise DataError(f"No file matches {given}.", "Check the pattern; ** stands for any folders in between.")
     else:
-        raise _missing(path)
+        raise missing(path)
     if not any(map(kind_of, files)):
         raise _none_supported(given, files)
     return list(dict.fromkeys(files))
@@ -299,7 +307,7 @@ def _explains(path: Path, folder: Path | None = None) -> bool:
     return path.name.lower() == "readme.md" and (path.parent == folder or path.parent.resolve().name == "data")
 
 
-def _missing(path: Path) -> DataError:
+def missing(path: Path) -> DataError:
     """What to say of a path that does not exist: where it stops existing, and what is there instead."""
     if path.is_symlink():
         return DataError(f"{path} is a link to {os.readlink(path)}, which does not exist.", "Mend the link.")
