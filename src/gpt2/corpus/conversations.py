@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 from gpt2.config.schema import DataSettings
 from gpt2.corpus import python_docs
 from gpt2.corpus.document import Document, reading
-from gpt2.corpus.sources import EMBEDDED, SourceFile, embedded_file, missing
+from gpt2.corpus.python_docs import EMBEDDED
+from gpt2.corpus.sources import SourceFile, embedded_file, missing
 from gpt2.corpus.tables.columns import judge_columns
 from gpt2.corpus.tables.records import LINE_LIMIT
 from gpt2.corpus.tables.table import Table, open_table

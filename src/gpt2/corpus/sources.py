@@ -1,7 +1,6 @@
 """Paths to documents: files, folders and patterns are found, each file is looked at once, and its text streams."""
 
 import difflib
-import functools
 import glob
 import hashlib
 import json
@@ -21,8 +20,6 @@ from gpt2.corpus.texts import TextPieces, examine
 from gpt2.errors import ConfigError, DataError
 
 Kind = Literal["text", "table", "embedded", "conversations"]
-EMBEDDED = "python-docs"
-"""As a source: the documentation inside the running Python."""
 _RULES = 1  # goes up when the same files and settings give other documents than before
 _SUPPORTED = ".txt, .md, .rst (text), .csv and .tsv (tables)"
 
@@ -171,20 +168,9 @@ def kind_of(path: Path) -> Literal["text", "table"] | None:
             return None
 
 
-@functools.cache
-def _embedded_digest() -> tuple[int, str]:
-    """Bytes and sha256 of the embedded corpus."""
-    digest, size = hashlib.sha256(), 0
-    for document in python_docs.documents():
-        encoded = document.text.encode() + b"\0"
-        digest.update(encoded)
-        size += len(encoded) - 1
-    return size, digest.hexdigest()
-
-
 def embedded_file() -> tuple[SourceFile, str]:
     """The embedded corpus as if it were a file, and a sentence about it."""
-    size, sha256 = _embedded_digest()
+    size, sha256 = python_docs.digest()
     file = SourceFile(Path(python_docs.origin()), "embedded", size, sha256, "utf-8", {})
     return file, f"Reading the documentation inside {python_docs.origin().title()}: {size / 1e6:.1f} MB."
 

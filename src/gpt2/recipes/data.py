@@ -10,7 +10,8 @@ from gpt2.console import say, table, warn
 from gpt2.corpus.conversations import Conversations, Fields, open_conversations
 from gpt2.corpus.doctor import Report, examine
 from gpt2.corpus.prepare import Prepared, prepare
-from gpt2.corpus.sources import EMBEDDED, Sources, find_in_folder, open_sources
+from gpt2.corpus.python_docs import EMBEDDED
+from gpt2.corpus.sources import Sources, find_in_folder, open_sources
 from gpt2.tokenizer.roles import RoleTokenizer, roles_of
 from gpt2.tokenizer.store import load_tokenizer
 
