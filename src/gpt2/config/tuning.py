@@ -64,7 +64,7 @@ class TuneSettings(Section):
         description=".csv or .tsv tables, .jsonl files with messages or with fields, or python-docs: Python's own",
     )
     run: str | None = Field(
-        default=None, description="name of the run: its folder is runs/NAME; else from the first source"
+        default=None, description="name of the run: its folder is runs/NAME; else the base's with -tuned behind it"
     )
     config: str | None = Field(default=None, description="TOML file of these settings; the command line overrides it")
     prompt: str | None = Field(default=None, description="column, or key, of the questions; else guessed, and said")

@@ -56,7 +56,7 @@ def _begin(
 ) -> Begun:
     """Find the base, prepare the conversations, lock the run's folder (until `stack` closes), write run.json."""
     base = _find_base(given.base)
-    stem = re.sub(r"[^\w-]+", "-", Path(given.sources[0]).stem).strip("-")[:60] or "run"
+    stem = re.sub(r"[^\w-]+", "-", (base.run_folder or base.folder).name).strip("-")[:60]
     folder = free_folder(checkpoint.RUNS, given.run or f"{stem}-tuned", named=given.run is not None)
     settings = _with_base(as_run(given), given, base).model_copy(
         update={"sources": absolute(given.sources), "run": folder.name}
@@ -95,7 +95,7 @@ def _with_base(settings: Settings, given: TuneSettings, base: OpenedCheckpoint) 
     text = before["text"] if before else _text_of(base)
     if text is None and given.replay:
         raise ConfigError(
-            f"train text of {given.base} is not at hand, so that it cannot be replayed.",
+            f"The text that {given.base} was trained on is not at hand, so that it cannot be replayed.",
             "Leave --replay out, or tune a run that was trained here.",
         )
     replay = (REPLAY if given.replay is None else given.replay) if text else 0.0
