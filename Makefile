@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES ?=
+TEXT ?=
+NANOGPT ?=
 
 .PHONY: help setup setup-dev demo train test test-slow check format bench clean
 
@@ -39,8 +41,10 @@ format: .venv/.setup-dev ## mend what a program can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.setup-dev ## measure against a peer: benchmarks/RESULTS.md; BENCH="TEXT --nanogpt CHECKOUT"
-	$(BIN)/python benchmarks/run.py $(BENCH)
+bench: .venv/.setup-dev ## measure against peers: benchmarks/RESULTS.md; TEXT=tinyshakespeare.txt NANOGPT=CHECKOUT
+	$(BIN)/python benchmarks/time_to_loss.py $(TEXT) $(if $(NANOGPT),--nanogpt $(NANOGPT))
+	$(BIN)/python benchmarks/minutes.py $(TEXT) $(if $(NANOGPT),--nanogpt $(NANOGPT))
+	$(BIN)/python benchmarks/step.py $(if $(NANOGPT),--nanogpt $(NANOGPT))
 
 clean: ## remove the environment and caches; runs/ and data/ stay
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache

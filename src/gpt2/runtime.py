@@ -47,12 +47,25 @@ def pick_precision(name: str, device: torch.device, n_embd: int) -> str:
     """
     if name != "auto":
         return name
+    return "bf16" if multiplies_bf16(device) and (device.type == "cuda" or n_embd >= 384) else "fp32"
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for products of bf16 matrices: CUDA from Ampere on, some CPUs."""
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if device.type == "cpu" and n_embd >= 384:
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return "bf16" if fast else "fp32"
-    return "fp32"
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type == "cpu" and fast
+
+
+def pick_matrix_precision(name: str, asked: str, device: torch.device) -> str:
+    """Of Muon's products: `auto` → bf16 where the device multiplies it, unless fp32 is `asked` of the whole run.
+
+    They only turn a direction, and in bf16 end as near to it (docs/experiments.md) in half of the time.
+    """
+    if name != "auto":
+        return name
+    return "bf16" if asked != "fp32" and multiplies_bf16(device) else "fp32"
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:

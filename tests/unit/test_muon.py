@@ -8,6 +8,7 @@ from gpt2.config.schema import OptimSettings
 from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.optim.build import build_optimizers
 from gpt2.optim.muon import Muon, orthogonalized
+from gpt2.optim.optimizer import Optimizer
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -27,7 +28,9 @@ def test_singular_values_come_close_to_one_and_directions_stay(shape: tuple[int,
     assert torch.allclose(orthogonalized(matrices[:1], 5), out[:1], atol=1e-5)  # each alone
 
 
-def step(optimizer: torch.optim.Optimizer, weight: nn.Parameter, gradients: list[torch.Tensor]) -> torch.Tensor:
+def step(
+    optimizer: Optimizer | torch.optim.Optimizer, weight: nn.Parameter, gradients: list[torch.Tensor]
+) -> torch.Tensor:
     for gradient in gradients:
         weight.grad = gradient.clone()
         optimizer.step()

@@ -142,6 +142,11 @@ class OptimSettings(Section):
     lr: Rate | None = Field(default=None, description="peak learning rate of AdamW; else by the model's width")
     matrix_lr: Rate | None = Field(default=None, description="peak learning rate of Muon; else 0.05")
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.95, description="Muon's running mean")
+    matrix_precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="number format of Muon's products; auto: bf16 where the device has it, and fp32 with "
+        "--train.precision fp32",
+    )
     weight_decay: Annotated[float, Field(ge=0.0, le=10.0)] = Field(
         default=0.1, description="decoupled weight decay of matrices; none on biases, norms and positions"
     )

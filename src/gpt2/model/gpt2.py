@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpt2.model.attention import attend
 from gpt2.model.kv_cache import KVCache
 
 
@@ -57,14 +58,7 @@ class Attention(nn.Module):
             k, v = cache.store(self.layer, k, v)  # (B, H, S, D)
         # A query sees its past and itself. Without a past that is SDPA's own causal mask; one new token sees all.
         mask = None if past == 0 or T == 1 else torch.ones(T, past + T, dtype=torch.bool, device=x.device).tril(past)
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=past == 0 and T > 1,
-        )  # (B, H, T, D)
+        y = attend(q, k, v, mask, past == 0 and T > 1, self.dropout if self.training else 0.0)  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
         return F.dropout(self.c_proj(y), self.dropout, self.training)
 

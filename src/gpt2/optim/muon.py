@@ -1,13 +1,14 @@
 """Muon: momentum, orthogonalised (Jordan et al. 2024, "An optimizer for hidden layers in neural networks")."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gpt2.distributed import like, whole
+from gpt2.optim.optimizer import Optimizer
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic that drives singular values towards 1; chosen by Jordan et al. for the steepest slope at zero."""
@@ -42,14 +43,14 @@ def orthogonalized(matrices: Tensor, iterations: int, precision: torch.dtype = t
 MOMENTUM_AT_FIRST = 0.85
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(Optimizer):
     """Muon for the matrices inside the blocks; embeddings, norms and biases belong to AdamW.
 
     Matrices of one shape are orthogonalised together, as a batch. The fused projection to queries, keys and values
     counts as its three parts: they are different maps, and one orthogonal matrix over all three serves none of them.
 
     Args:
-        params: groups of 2-D weights (out, in); a group's `parts` says how many equal maps its rows hold.
+        groups: of 2-D weights (out, in); a group's `parts` says how many equal maps its rows hold.
         lr: step size, in spectral norm: a square matrix moves by this much in every direction.
         weight_decay: decoupled, as in AdamW.
         momentum: decay of the gradient's running mean, with Nesterov's look-ahead.
@@ -61,7 +62,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[dict[str, Any]],
+        groups: Iterable[Mapping[str, Any]],
         lr: float,
         weight_decay: float = 0.0,
         momentum: float = 0.95,
@@ -72,10 +73,10 @@ class Muon(torch.optim.Optimizer):
         self.iterations = iterations
         self.precision = precision
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "warmup": warmup, "parts": 1}
-        super().__init__(params, defaults)
+        super().__init__(groups, defaults)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """One update of all matrices that have a gradient.
 
         Where processes hold shares of the weights, each gathers the directions and computes all updates: it is the

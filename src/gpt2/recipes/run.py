@@ -27,7 +27,13 @@ from gpt2.recipes import showing
 from gpt2.recipes.pretraining import Pretraining, Task
 from gpt2.recipes.snapshot import restore_weights, snapshot
 from gpt2.recipes.tuning import Tuning
-from gpt2.runtime import autocast, derive_seed, is_out_of_memory, keep_freed_memory, pick_device
+from gpt2.runtime import (
+    autocast,
+    derive_seed,
+    is_out_of_memory,
+    keep_freed_memory,
+    pick_device,
+)
 from gpt2.training import checkpoint
 from gpt2.training.display import Display
 from gpt2.training.fit import Outcome, Progress, Rhythm, fit
@@ -75,9 +81,7 @@ def run(job: Job) -> None:
     precision = functools.partial(autocast, train.precision, device)
     laid_out = spread(objective, model.h, world, settings.distributed.strategy, train.precision)
     forward = torch.compile(laid_out.forward) if train.compile else laid_out.forward
-    optimizers = build_optimizers(
-        model.named_parameters(), settings.optim, torch.bfloat16 if train.precision == "bf16" else torch.float32
-    )
+    optimizers = build_optimizers(model.named_parameters(), settings.optim)
     stop = StopRequest()
     trainer = Trainer(
         model=model,
@@ -121,11 +125,11 @@ def run(job: Job) -> None:
         if world.is_main:
             showing.plot(folder, settings, prepared, lines)
 
-    pace = Pace(job.deadline, trainer.step) if job.deadline is not None else None
+    pace = Pace(job.deadline, trainer.step, train.eval_every) if job.deadline is not None else None
 
-    def replan(step: int, steps: int, pause: float) -> int | None:
+    def replan(step: int, steps: int) -> int | None:
         """Another last step, where the time would be missed; run.json says so before it is taken."""
-        until = None if pace is None else world.from_main(functools.partial(pace.steps, step, steps, pause))
+        until = None if pace is None else world.from_main(functools.partial(pace.steps, step, steps))
         if until is not None:
             changed = replanned(Settings.model_validate(job.record["settings"]), step, until)
             job.record["settings"] = changed.model_dump(mode="json")
@@ -178,7 +182,8 @@ def run(job: Job) -> None:
         last = progress.validations[-1][2] if progress.validations else None
         with stop, Display(train.steps, trainer.step, last) as display:
             trackers = [metrics, display, saver] if metrics is not None else []
-            outcome = fit(trainer, rhythm, progress, trackers, validate, look, save, roll_back, warn, replan)
+            paused = pace.paused if pace is not None else (lambda seconds: None)
+            outcome = fit(trainer, rhythm, progress, trackers, validate, look, save, roll_back, warn, replan, paused)
             saver.settle()
     except RuntimeError as error:
         if not is_out_of_memory(error):

@@ -17,9 +17,17 @@ from gpt2.errors import ConfigError, RunError
 from gpt2.files import locked, read_json, write_json
 from gpt2.model.cost import ACTIVATION_BYTES, STATE_BYTES, parameters
 from gpt2.recipes.data import absolute, choose_sources, prepare_data
+from gpt2.recipes.in_time import chosen_in_time
 from gpt2.recipes.pretraining import build_loader, model_config
 from gpt2.recipes.resume import Begun, begin_again, go, hashes
-from gpt2.runtime import activation_memory, environment, pick_device, pick_precision, whole_memory
+from gpt2.runtime import (
+    activation_memory,
+    environment,
+    pick_device,
+    pick_matrix_precision,
+    pick_precision,
+    whole_memory,
+)
 from gpt2.training import checkpoint
 
 RUNS = checkpoint.RUNS
@@ -40,18 +48,16 @@ def train(settings: Settings, started: float, name_hint: str | None = None, auto
     """
     world = world_from_environment()
     device = pick_device(settings.train.device, world.local_rank if world.size > 1 else None)
-    open_context = settings.model.context_length is None
+    given = settings
     settings = settings.model_copy(update={"model": resolve_model(settings.model)})
     with joined(world, device.type == "cuda"), contextlib.ExitStack() as stack:
-        begun = world.from_main(
-            lambda: _begin(settings, open_context, world, device, name_hint, auto_resume, stack, started)
-        )
+        begun = world.from_main(lambda: _begin(settings, given, world, device, name_hint, auto_resume, stack, started))
         go(begun, started, world)
 
 
 def _begin(
     settings: Settings,
-    open_context: bool,
+    given: Settings,
     world: World,
     device: torch.device,
     name_hint: str | None,
@@ -61,10 +67,10 @@ def _begin(
 ) -> Begun | None:
     """Name the run, prepare its data, lock its folder (until `stack` closes), write run.json.
 
-    Where the context length is open, a short text gets a shorter one.
+    Where `given` leaves the context length open, a short text gets a shorter one.
     """
     settings = settings.model_copy(update={"sources": choose_sources(settings.sources)})
-    asked = settings.model_dump(mode="json", exclude={"run", "sources", "distributed"})
+    asked = settings.model_dump(mode="json", exclude={"run", "sources", "distributed", "tuning"})
     asked["sources"] = list(absolute(settings.sources))
     folder = _folder(settings, name_hint, new=not auto_resume)
     if auto_resume and (folder / "run.json").exists():
@@ -80,10 +86,14 @@ def _begin(
             say(f"{folder} is complete. Nothing is left to do.")
         return begun
     prepared, opened = prepare_data(settings, RUNS / ".prepared")
-    if open_context:
+    minutes = settings.train.minutes
+    deadline = started + 60 * minutes if minutes is not None else None
+    if given.model.context_length is None:
         settings = _fitted(settings, prepared)
     assert settings.model.context_length
     require_windows(prepared.stats, settings.model.context_length)
+    if deadline is not None:
+        settings = chosen_in_time(settings, given, prepared, device, world.size, deadline)
     settings = _resolved(settings, prepared, world, device, folder.name)
     record = {
         "format": 1,
@@ -99,8 +109,6 @@ def _begin(
     if not auto_resume and (folder / "run.json").exists():
         raise _taken(folder)
     write_json(folder / "run.json", record)
-    minutes = settings.train.minutes
-    deadline = started + 60 * minutes if minutes is not None else None
     return Begun(folder=str(folder), record=record, data=str(prepared.folder), resumed=None, deadline=deadline)
 
 
@@ -147,12 +155,14 @@ def _resolved(settings: Settings, prepared: Prepared, world: World, device: torc
     settings = resolve_training(settings, windows, prepared.stats.vocab_size, activation_memory(device), world.size)
     require_memory(settings, prepared, world, device)
     precision = pick_precision(settings.train.precision, device, settings.model.n_embd or 0)
+    matrix_precision = pick_matrix_precision(settings.optim.matrix_precision, settings.train.precision, device)
     kind = device.type if world.size > 1 else str(device)
     return settings.model_copy(
         update={
             "run": name,
             "sources": absolute(settings.sources),
             "train": settings.train.model_copy(update={"device": kind, "precision": precision}),
+            "optim": settings.optim.model_copy(update={"matrix_precision": matrix_precision}),
             "distributed": settings.distributed.model_copy(update={"processes": world.size}),
         }
     )

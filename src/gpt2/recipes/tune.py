@@ -19,7 +19,7 @@ from gpt2.recipes.data import absolute, prepare_data
 from gpt2.recipes.resume import Begun, free_folder, go, hashes
 from gpt2.recipes.train import require_memory
 from gpt2.recipes.tuning import Tuning
-from gpt2.runtime import activation_memory, environment, pick_device, pick_precision
+from gpt2.runtime import activation_memory, environment, pick_device, pick_matrix_precision, pick_precision
 from gpt2.tokenizer.store import load_tokenizer
 from gpt2.training import checkpoint
 from gpt2.training.checkpoint import OpenedCheckpoint
@@ -138,12 +138,14 @@ def _resolved(settings: Settings, prepared: Prepared, folder: Path, world: World
     settings = resolve_training(settings, rows, prepared.stats.vocab_size, activation_memory(device), world.size)
     require_memory(settings, prepared, world, device)
     precision = pick_precision(settings.train.precision, device, settings.model.n_embd or 0)
+    matrix_precision = pick_matrix_precision(settings.optim.matrix_precision, settings.train.precision, device)
     kind = device.type if world.size > 1 else str(device)
     if settings.tuning and not settings.tuning.text:
         say("Nothing of the base's own text is replayed: it will forget some of what it knows.", style="dim")
     return settings.model_copy(
         update={
             "train": settings.train.model_copy(update={"device": kind, "precision": precision}),
+            "optim": settings.optim.model_copy(update={"matrix_precision": matrix_precision}),
             "distributed": settings.distributed.model_copy(update={"processes": world.size}),
         }
     )

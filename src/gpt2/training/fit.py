@@ -94,7 +94,8 @@ def fit(
     save: Callable[[float | None], None],
     roll_back: Callable[[], int | None],
     notify: Callable[[str], None],
-    replan: Callable[[int, int, float], int | None] = lambda step, steps, pause: None,
+    replan: Callable[[int, int], int | None] = lambda step, steps: None,
+    paused: Callable[[float], None] = lambda seconds: None,
 ) -> Outcome:
     """Train to the last step, or until patience ends or a stop is wished. In each case the state is saved.
 
@@ -113,13 +114,12 @@ def fit(
         roll_back: puts everything back to the last good checkpoint, but goes on with other data → its step; None
             where there is none.
         notify: tells the user something that happened.
-        replan: steps done, steps planned, seconds of the longest pause for a validation → another last step, or None;
-            the schedule has followed.
+        replan: steps done, steps planned → another last step, or None; the schedule has followed.
+        paused: is told how many seconds a validation took, with all that goes with it.
 
     Raises:
         RunError: the numbers went bad again and again.
     """
-    pause = 0.0
     if rhythm.patience is not None and progress.since_best >= rhythm.patience:
         return "stopped early"  # it was cut off after its last save, before it could say so
     while trainer.step < rhythm.steps:
@@ -127,7 +127,7 @@ def fit(
         try:
             record = trainer.train_step()
             step = record.step
-            rhythm.steps = replan(step, rhythm.steps, pause) or rhythm.steps
+            rhythm.steps = replan(step, rhythm.steps) or rhythm.steps
             before = time.monotonic()
             epoch_ended = math.floor(trainer.epoch) > epoch_before
             regular = step % rhythm.eval_every == 0 or step == rhythm.steps
@@ -162,11 +162,12 @@ def fit(
                 notify(words)
             look(record)  # before the checkpoint: what a resumed run finds beyond its step, it makes again
             save(record.val_loss)
-            pause = max(pause, time.monotonic() - before)
             if rhythm.patience is not None and progress.since_best >= rhythm.patience and step < rhythm.steps:
                 return "stopped early"
         elif rhythm.save_every is not None and step % rhythm.save_every == 0:
             save(None)
+        if record.val_loss is not None:
+            paused(time.monotonic() - before)
         if trainer.stop_wished and step < rhythm.steps:
             if not stop_here:
                 save(None)

@@ -5,10 +5,11 @@ from typing import Any, Protocol, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 IGNORED = -100
 """A target that is not to be learned."""
-CHUNK_BYTES = 2**26
+CHUNK_BYTES = 2**28
 """Logits (in fp32) that may lie in memory at once."""
 
 
@@ -59,51 +60,56 @@ def linear_cross_entropy(hidden: Tensor, matrix: Tensor, targets: Tensor) -> tup
         The sum over counted targets, and their number; both scalars.
     """
     rows, labels = hidden.flatten(0, 1), targets.flatten()
+    dtype = matrix.dtype
     if torch.is_autocast_enabled(rows.device.type):
         dtype = torch.get_autocast_dtype(rows.device.type)
-        rows, matrix = rows.to(dtype), matrix.to(dtype)
-    size = max(1, CHUNK_BYTES // (4 * len(matrix)))
-    if len(rows) <= size:
-        total = F.cross_entropy((rows @ matrix.T).float(), labels, ignore_index=IGNORED, reduction="sum")
-    else:
-        total = cast(Tensor, _ChunkedCrossEntropy.apply(rows, matrix, labels, size))
+    total = cast(Tensor, _LinearCrossEntropy.apply(rows, matrix, labels, dtype))
     return total, (labels != IGNORED).sum()
 
 
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Loss and gradients of a few rows at a time: the gradient of logits is softmax minus one-hot, known at once."""
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Loss and gradients of some rows at a time: the gradient of logits is softmax minus one-hot, known at once.
+
+    The matrix's gradient is summed and handed on in its own format. (Through autograd, in bf16 beside fp32 weights, its
+    conversions and copies took a fifth of a step of GPT-2 124M on a CPU.)
+    """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, matrix: Tensor, labels: Tensor, size: int) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, matrix: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
         total = torch.zeros((), device=rows.device)
+        size = max(1, CHUNK_BYTES // (4 * len(matrix)))
         rows_gradient = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
-        # Summed over the chunks, hence in fp32.
-        matrix_gradient = torch.zeros_like(matrix, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        matrix_gradient: Tensor | None = None
+        weights = matrix.to(dtype)
         with torch.autocast(rows.device.type, enabled=False):
             for start in range(0, len(rows), size):
-                part, label = rows[start : start + size], labels[start : start + size]
-                log_probabilities = (part @ matrix.T).float().log_softmax(1)  # (N, V)
+                part, label = rows[start : start + size].to(dtype), labels[start : start + size]
+                log_probabilities = (part @ weights.T).float().log_softmax(1)  # (N, V)
                 total += F.nll_loss(log_probabilities, label, ignore_index=IGNORED, reduction="sum")
-                if rows_gradient is None and matrix_gradient is None:
+                if rows_gradient is None and not ctx.needs_input_grad[1]:
                     continue
                 gradient = log_probabilities.exp_()
                 counted = label != IGNORED
                 gradient[torch.arange(len(label), device=label.device), label.where(counted, 0)] -= 1
-                gradient = gradient.mul_(counted[:, None]).to(matrix.dtype)
+                gradient = gradient.mul_(counted[:, None]).to(dtype)
                 if rows_gradient is not None:
-                    rows_gradient[start : start + size] = gradient @ matrix
-                if matrix_gradient is not None:
-                    matrix_gradient += gradient.T @ part
+                    rows_gradient[start : start + size] = gradient @ weights
+                if ctx.needs_input_grad[1]:
+                    product = (gradient.T @ part).to(matrix.dtype)
+                    matrix_gradient = product if matrix_gradient is None else matrix_gradient.add_(product)
         ctx.save_for_backward(rows_gradient, matrix_gradient)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *outer: Tensor
+    ) -> tuple[Tensor | None, ...]:
         rows_gradient, matrix_gradient = ctx.saved_tensors
         scale = outer[0]
         return (
             None if rows_gradient is None else rows_gradient * scale,
-            None if matrix_gradient is None else matrix_gradient * scale,
+            None if matrix_gradient is None else matrix_gradient.mul_(scale),
             None,
             None,
         )

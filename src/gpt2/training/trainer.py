@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gpt2.distributed import World, like, whole
+from gpt2.optim.adamw import AdamW
+from gpt2.optim.optimizer import Optimizer
 from gpt2.runtime import is_out_of_memory
 from gpt2.training.guard import PASSED_OVER_AT_MOST, DivergedError, Guard
 from gpt2.training.metrics import Record
@@ -84,7 +86,7 @@ class Trainer:
         self,
         model: nn.Module,
         objective: Objective,
-        optimizers: Sequence[torch.optim.Optimizer],
+        optimizers: Sequence[Optimizer],
         schedule: Callable[[int], float],
         loader: Loader,
         guard: Guard,
@@ -183,7 +185,7 @@ class Trainer:
 
     def _forget_gradient(self) -> None:
         for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
 
     def _gradient(self, batch: _Batch) -> tuple[float, float, int]:
         """Leave the mean loss's gradient in the weights: the loss, the gradient's norm, and tokens read."""
@@ -219,7 +221,7 @@ class Trainer:
 
     def _update(self, norm: float) -> float:
         """Clip, set the rates, step: the rate of the last optimizer, AdamW's."""
-        if self.plan.grad_clip:
+        if 0 < self.plan.grad_clip < norm + 1e-6:  # where nothing is too large, there is nothing to multiply
             total = torch.tensor(norm, dtype=torch.float32, device=self.device)
             nn.utils.clip_grads_with_norm_(self.model.parameters(), self.plan.grad_clip, total)
         rate = self.schedule(self.step)
@@ -250,7 +252,7 @@ class Trainer:
         self._loader_state, self.epoch = self.loader.state(), self.loader.epoch
 
 
-def optimizer_tensors(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+def optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
     """The optimizers' state as named tensors, `WEIGHT/KEY`, for a file without pickle; copies on the CPU.
 
     Where processes hold shares of it, they must all call this.
@@ -264,9 +266,7 @@ def optimizer_tensors(model: nn.Module, optimizers: Sequence[torch.optim.Optimiz
     }
 
 
-def restore_optimizers(
-    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], tensors: Mapping[str, Tensor]
-) -> None:
+def restore_optimizers(model: nn.Module, optimizers: Sequence[Optimizer], tensors: Mapping[str, Tensor]) -> None:
     """Put named tensors back into optimizers over the same weights."""
     parameters = dict(model.named_parameters())
     keeper = {p: optimizer for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
@@ -275,11 +275,10 @@ def restore_optimizers(
     for name, tensor in tensors.items():
         weight, _, key = name.rpartition("/")
         parameter = parameters[weight]
-        # A counter of steps stays where the optimizer keeps it: beside its weight for a fused AdamW, else on the CPU;
+        # AdamW's counter of steps lies beside its weight, where the fused kernel reads it, and Muon's on the CPU;
         # moments lie beside their weight. Cloned, because the tensors of a safetensors file are views of one buffer.
         if tensor.dim() == 0:
-            fused = any(group.get("fused") for group in keeper[parameter].param_groups)
-            value = tensor.clone().to(parameter.device if fused else "cpu")
+            value = tensor.clone().to(parameter.device if isinstance(keeper[parameter], AdamW) else "cpu")
         else:
             value = like(tensor.clone().to(parameter.device), parameter)
         keeper[parameter].state[parameter][key] = value
