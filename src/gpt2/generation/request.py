@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Literal
 
 from gpt2.config.commands import LARGEST_SEED, LARGEST_TEMPERATURE
@@ -39,7 +38,7 @@ class Sampling:
     """Taken off a token's logit for each time it stands in the answer."""
     presence_penalty: float = 0.0
     """Taken off a token's logit if it stands in the answer at all."""
-    logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Added to the logits of single tokens."""
     seed: int | None = None
     """The same seed and logits give the same tokens; None: a new one from the system."""
@@ -77,7 +76,7 @@ class Request:
     """What was written so far; if empty, a new document begins. Beyond the context, its newest part is read."""
     max_tokens: int
     """Tokens of the answer at most, 0 or more."""
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     """Strings that end the answer, wherever tokens cut them; neither they nor what follows is given as text."""
     stop_ids: frozenset[int] = frozenset()
