@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,10 +41,12 @@ class Running:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def client(self, **options: Any) -> httpx.Client:
+    def client(self, headers: Mapping[str, str] | None = None) -> httpx.Client:
         """A client that knows the key."""
         known = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        return httpx.Client(base_url=self.url, headers=known, timeout=20, trust_env=False, **options)
+        return httpx.Client(
+            base_url=self.url, headers={**known, **(headers or {})}, timeout=20, trust_env=False, verify=False
+        )
 
     def connect(self, receive_buffer: int | None = None) -> socket.socket:
         """A bare connection."""

@@ -26,6 +26,7 @@ OPEN = frozenset({"/health", *PAGE})
 """Paths that need no key: nothing about the model or its users can be learned from them."""
 QUIET = frozenset({"/health", "/metrics"})
 """Paths that watchers ask for every few seconds: not written down."""
+CLOSE = {"Connection": "close"}
 LOCAL_NAMES = ("localhost",)
 CONTENT_SECURITY_POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -110,7 +111,7 @@ class Gate:
         raw: list[tuple[bytes, bytes]] = scope["headers"]
         size = len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(name) + len(value) for name, value in raw)
         if len(raw) > self._limits.headers or size > self._limits.header_bytes:
-            raise ApiError(431, "The request has too many headers, or too long ones.", code="headers_too_large")
+            raise ApiError(431, "The request has too many headers, or too long ones.", None, "headers_too_large", CLOSE)
         headers = dict(raw)
         host = headers.get(b"host", b"").decode("latin-1")
         if not self._is_known(host) or sum(name == b"host" for name, _ in raw) != 1:
@@ -128,7 +129,7 @@ class Gate:
                 challenge = {"WWW-Authenticate": "Bearer"}
                 raise ApiError(401, "A valid key is needed: Authorization: Bearer KEY.", None, "invalid_key", challenge)
         if self._draining() and scope["path"] not in QUIET:
-            again = {"Retry-After": "5", "Connection": "close"}
+            again = {"Retry-After": "5", **CLOSE}
             raise ApiError(503, "The server is shutting down.", None, "shutting_down", again)
 
     def _is_known(self, host: str) -> bool:

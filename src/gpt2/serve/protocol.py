@@ -20,6 +20,7 @@ class BoundedProtocol(H11Protocol):
 
     def __init__(self, limits: Limits, metrics: Metrics, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self.access_log = False  # the gate writes a line, without the query
         self._limits = limits
         self._metrics = metrics
         self._receiving_since: float | None = None
