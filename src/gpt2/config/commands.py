@@ -30,6 +30,10 @@ class SamplingSettings(Section):
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         default=1.0, description="choose among the likeliest tokens that share this probability, above 0 to 1; 1: all"
     )
+    min_p: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.0,
+        description="choose among tokens at least this many times as likely as the likeliest, 0 to 1; 0: all",
+    )
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] | None = Field(
         default=None, description="the same seed gives the same text again; else a new one each time"
     )

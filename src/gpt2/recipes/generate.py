@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from gpt2.config.commands import GenerateSettings
 from gpt2.console import say
 from gpt2.generation.engine import Engine
-from gpt2.generation.sampling import make_sampler
+from gpt2.generation.request import Sampling
 from gpt2.generation.stream import printable, text_pieces, write
 from gpt2.runtime import pick_device
 from gpt2.tokenizer.base import well_formed
@@ -22,7 +22,7 @@ def generate(settings: GenerateSettings) -> None:
     Raises:
         UserError: no such run, checkpoint or device, or the prompt cannot be spelled by the run's tokenizer.
     """
-    sampler = make_sampler(settings.temperature, settings.top_k, settings.top_p, settings.seed)
+    sampling = Sampling(settings.temperature, settings.top_k, settings.top_p, settings.min_p, seed=settings.seed)
     device = pick_device(settings.device)
     checkpoint = open_checkpoint(settings.run, settings.checkpoint)
     engine = Engine(load_model(checkpoint.folder, device), load_tokenizer(checkpoint.folder))
@@ -35,7 +35,7 @@ def generate(settings: GenerateSettings) -> None:
 
     written: list[int] = []
     began = time.perf_counter()
-    ids = _recorded(engine.generate(prompt_ids, settings.max_tokens, sampler), written)
+    ids = _recorded(engine.generate(prompt_ids, settings.max_tokens, sampling), written)
     for piece in text_pieces(ids, engine.tokenizer):
         write(shown(piece), sys.stdout)
     seconds = time.perf_counter() - began
