@@ -45,7 +45,7 @@ class Limits:
         return slots + max(1, self.queue // 2)
 
 
-def connections_that_fit(wanted: int) -> int:
+def connections_that_fit(wanted: int = 1000) -> int:
     """As many connections as wanted, or fewer where the system gives this process fewer descriptors."""
     try:
         import resource
