@@ -35,7 +35,7 @@ def build_app(service: Service, key: str | None, hosts: Collection[str]) -> ASGI
     app = FastAPI(title="gpt2", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     _add_routes(app, service)
     _add_page(app)
-    app.openapi = lambda: _document(app, key is not None)
+    app.openapi = lambda: _document(app, service.model.id, key is not None)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _failure)
@@ -116,17 +116,20 @@ def _takes(schema: type[BaseModel]) -> dict[str, Any]:
 
 def _answered(whole: type[BaseModel], piece: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """The responses of a route that can stream, for the OpenAPI document."""
-    stream = {"schema": {"type": "string", "description": f"server-sent events: {piece.__name__}, then [DONE]"}}
-    return {200: {"model": whole, "content": {"text/event-stream": stream}}}
+    says = f"JSON of a {piece.__name__}; [DONE] after the last"
+    event = {"type": "object", "properties": {"data": {"type": "string", "description": says}}, "required": ["data"]}
+    return {200: {"model": whole, "content": {"text/event-stream": {"itemSchema": event}}}}
 
 
-def _document(app: FastAPI, with_key: bool) -> dict[str, Any]:
-    """The OpenAPI document."""
+def _document(app: FastAPI, model: str, with_key: bool) -> dict[str, Any]:
+    """The OpenAPI document of a server with this model."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schemas: list[tuple[type[BaseModel], Any]] = [(CompletionRequest, "validation"), (ChatRequest, "validation")]
         _, definitions = models_json_schema(schemas, ref_template="#/components/schemas/{model}")
         components = document.setdefault("components", {})
+        for name in ("CompletionRequest", "ChatRequest"):
+            definitions["$defs"][name]["properties"]["model"]["enum"] = [model]
         components.setdefault("schemas", {}).update(definitions["$defs"])
         for operations in document["paths"].values():
             for operation in operations.values():
