@@ -2,13 +2,11 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 
 class Answer(BaseModel):
     """A part of a response."""
-
-    model_config = ConfigDict(defer_build=True)
 
 
 class Usage(Answer):

@@ -29,7 +29,7 @@ Name = Annotated[str, Field(min_length=1, max_length=256)]
 class Strict(BaseModel):
     """Nothing is guessed: no text becomes a number, no unknown field is passed over."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, defer_build=True, frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
 
 class StreamOptions(Strict):
