@@ -19,7 +19,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,10 +28,11 @@ from safetensors.torch import save_file
 
 from gpt2.config.presets import PRESETS
 from gpt2.generation.engine import Engine
+from gpt2.generation.load import open_engine
 from gpt2.generation.request import Request, Sampling
 from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.tokenizer.gpt2 import gpt2_tokenizer
-from gpt2.weights.huggingface import load_model, to_files
+from gpt2.weights.huggingface import to_files
 
 PROMPT = 32
 WARM_UP = 8
@@ -108,8 +108,8 @@ def make_folder(folder: Path, preset: str) -> Path:
 class ServerProcess:
     """`gpt2 serve` on a free port."""
 
-    def __init__(self, folder: Path, slots: int, options: Sequence[str]) -> None:
-        words = [str(folder), "--port", "0", "--slots", str(slots), "--name", "bench", *options]
+    def __init__(self, folder: Path, slots: int, precision: str) -> None:
+        words = [str(folder), "--port", "0", "--slots", str(slots), "--name", "bench", "--precision", precision]
         command = [sys.executable, "-m", "gpt2", "serve", *words]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
@@ -131,9 +131,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     clients, tokens = arguments.clients, arguments.tokens
     with tempfile.TemporaryDirectory() as place:
         folder = make_folder(Path(place), arguments.preset)
-        server = ServerProcess(folder, clients, arguments.serve or [])
+        server = ServerProcess(folder, clients, arguments.precision)
         try:
-            engine = Engine(load_model(folder), gpt2_tokenizer(), clients)
+            engine = open_engine(folder, torch.device("cpu"), arguments.precision, clients)
             bare(engine, clients, WARM_UP)
             asyncio.run(served(server.port, clients, WARM_UP))
             rounds = []
@@ -155,7 +155,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
-        "model": f"{arguments.preset}, {' '.join(arguments.serve or []) or 'as served by default'}",
+        "model": f"{arguments.preset}, {arguments.precision}",
         "clients": clients,
         "tokens": f"{PROMPT} read, {tokens} written, each",
         "tokens_per_second": {name: round(value, 1) for name, value in speed.items()},
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16, help="streaming clients, and slots of the server")
     parser.add_argument("--tokens", type=int, default=128, help="tokens of an answer")
     parser.add_argument("--rounds", type=int, default=3, help="times that all is measured")
-    parser.add_argument("--serve", nargs=argparse.REMAINDER, help="further options of gpt2 serve")
+    parser.add_argument("--precision", default="fp32", help="of the weights: fp32, bf16, int8 or auto")
     print(json.dumps(run(parser.parse_args()), indent=2))
 
 

@@ -5,13 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gpt2.config.commands import LARGEST_SEED, LARGEST_TEMPERATURE
+from gpt2.config.commands import LARGEST_PENALTY, LARGEST_SEED, LARGEST_TEMPERATURE
 from gpt2.errors import ConfigError
 
 GREEDY_BELOW = 1e-3
 """Below this temperature the likeliest token is taken."""
-LARGEST_PENALTY = 100.0
-"""Of frequency, presence, repetition and bias: beyond it a token is certain or impossible anyhow."""
 
 Finish = Literal["stop", "length"]
 

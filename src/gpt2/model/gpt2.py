@@ -174,6 +174,11 @@ class GPT2(nn.Module):
             head_size=self.config.n_embd // self.config.n_head,
             capacity=self.config.context_length if capacity is None else capacity,
             batch=batch,
-            dtype=self.wte.weight.dtype,
+            dtype=self.cache_dtype,
             device=self.wte.weight.device,
         )
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """Number format of keys and values in a cache."""
+        return self.wte.weight.dtype

@@ -9,7 +9,7 @@ from gpt2.chat.template import ChatFormat
 from gpt2.config.commands import ServeSettings
 from gpt2.console import say, warn
 from gpt2.errors import ConfigError
-from gpt2.generation.engine import Engine
+from gpt2.generation.load import open_engine
 from gpt2.model.cost import parameters
 from gpt2.recipes.chat import template_of
 from gpt2.runtime import pick_device
@@ -21,9 +21,7 @@ from gpt2.serve.model import ServedModel
 from gpt2.serve.server import Server, bind
 from gpt2.serve.service import Service
 from gpt2.serve.worker import Worker
-from gpt2.tokenizer.store import load_tokenizer
 from gpt2.training.checkpoint import OpenedCheckpoint, open_checkpoint
-from gpt2.weights.huggingface import load_model
 
 KEY_VARIABLE = "GPT2_API_KEY"
 SHORTEST_KEY = 16
@@ -45,7 +43,7 @@ def serve(settings: ServeSettings) -> None:
     listener = bind(settings.host, settings.port)  # before the seconds that a model takes
     device = pick_device(settings.device)
     checkpoint = open_checkpoint(settings.run, settings.checkpoint)
-    engine = Engine(load_model(checkpoint.folder, device), load_tokenizer(checkpoint.folder), settings.slots)
+    engine = open_engine(checkpoint.folder, device, settings.precision, settings.slots)
 
     limits = Limits(queue=settings.queue, drain_seconds=settings.drain_seconds, connections=connections_that_fit())
     model = ServedModel(
