@@ -678,3 +678,10 @@ def test_answers_side_by_side_are_those_of_requests_alone() -> None:
         alone = [ask(number) for number in range(40)]
         assert list(pool.map(ask, range(40))) == alone
         assert len(set(alone)) == 40
+
+
+def test_no_piece_waits_for_the_acknowledgement_of_the_one_before(plain: Running) -> None:
+    with plain.connect() as connection:
+        until(lambda: connection.getsockname() in {one.client for one in plain.server.server_state.connections})
+        (ours,) = (one for one in plain.server.server_state.connections if one.client == connection.getsockname())
+        assert ours.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from socket import SO_SNDBUF, SOL_SOCKET
+from socket import IPPROTO_TCP, SO_SNDBUF, SOL_SOCKET, TCP_NODELAY
 from typing import Any
 
 import h11
@@ -38,6 +38,8 @@ class BoundedProtocol(H11Protocol):
         transport.set_write_buffer_limits(high=0)
         if (socket := transport.get_extra_info("socket")) is not None:
             socket.setsockopt(SOL_SOCKET, SO_SNDBUF, SEND_BUFFER)
+            # Else a piece would wait up to 40 ms for the acknowledgement of the one before.
+            socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It has gone, or was dropped."""
