@@ -11,6 +11,7 @@ from gpt2.config.schema import (
     DistributedSettings,
     OptimSettings,
     Positive,
+    Rate,
     ScheduleSettings,
     Section,
     Settings,
@@ -53,6 +54,16 @@ class TuneTrainSettings(TrainSettings):
     sample_prompt: str = Field(default="", description="what each sample answers; else a validation question")
 
 
+class TuneOptimSettings(OptimSettings):
+    """The optimizer, and rates for weights that know much already."""
+
+    name: Literal["auto", "muon", "adamw"] = Field(
+        default="auto", description="auto: what the base was trained with; adamw for a base from elsewhere"
+    )
+    lr: Rate | None = Field(default=None, description="peak learning rate of AdamW; else by the model's width")
+    matrix_lr: Rate | None = Field(default=None, description="peak learning rate of Muon; else 0.015")
+
+
 class TuneSettings(Section):
     """Tune a trained model on conversations, or on questions and answers, so that it answers."""
 
@@ -81,7 +92,7 @@ class TuneSettings(Section):
     )
     data: ConversationSettings = Field(default_factory=ConversationSettings)
     train: TuneTrainSettings = Field(default_factory=TuneTrainSettings)
-    optim: OptimSettings = Field(default_factory=OptimSettings)
+    optim: TuneOptimSettings = Field(default_factory=TuneOptimSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     distributed: DistributedSettings = Field(default_factory=DistributedSettings)
 
@@ -96,19 +107,25 @@ def as_run(settings: TuneSettings) -> Settings:
         run=settings.run,
         data=DataSettings(**settings.data.model_dump()),
         train=train,
-        optim=settings.optim,
+        optim=OptimSettings(**settings.optim.model_dump()),
         schedule=settings.schedule,
         distributed=settings.distributed,
     )
 
 
-def resolve_rates(optim: OptimSettings, n_embd: int) -> OptimSettings:
-    """AdamW, unless Muon is asked for, at a share of the rates that train from scratch."""
-    name = "adamw" if optim.name == "auto" else optim.name
+def resolve_rates(optim: OptimSettings, n_embd: int, base: str | None) -> OptimSettings:
+    """The optimizer that the base was trained with, at a share of the rates that train from scratch.
+
+    Args:
+        optim: as given.
+        n_embd: the model's width.
+        base: name of the base's optimizer; None: not known, as of a model from elsewhere.
+    """
+    name = (base or "adamw") if optim.name == "auto" else optim.name
     return optim.model_copy(
         update={
             "name": name,
-            "lr": optim.lr or float(f"{RATE_SHARE * resolve_learning_rate(n_embd, name == 'muon'):.2g}"),
+            "lr": optim.lr or float(f"{RATE_SHARE * resolve_learning_rate(n_embd, beside_muon=False):.2g}"),
             "matrix_lr": optim.matrix_lr or 0.05 * RATE_SHARE,
         }
     )

@@ -91,7 +91,8 @@ def _with_base(settings: Settings, given: TuneSettings, base: OpenedCheckpoint) 
     """The settings of the run with what its base fixes: the sizes, the tokenizer, the text to replay."""
     tokenizer = load_tokenizer(base.folder)
     sizes = config_from_hf(read_json(base.folder / "config.json"), base.folder / "config.json")
-    before = base.settings.get("settings", {}).get("tuning")
+    trained = base.settings.get("settings", {})
+    before = trained.get("tuning")
     text = before["text"] if before else _text_of(base)
     if text is None and given.replay:
         raise ConfigError(
@@ -104,12 +105,12 @@ def _with_base(settings: Settings, given: TuneSettings, base: OpenedCheckpoint) 
         update={
             "tokenizer": tokenizer.name,
             "model": settings.model.model_copy(update={**shape, "dropout": given.dropout}),
-            "optim": resolve_rates(settings.optim, sizes.n_embd),
+            "optim": resolve_rates(settings.optim, sizes.n_embd, trained.get("optim", {}).get("name")),
             "tuning": TuningSettings(
                 base=str(base.folder.absolute()),
                 tokenizer=tokenizer.fingerprint(),
                 template=None if before else base.settings.get("template"),
-                text=text if replay else None,
+                text=text,
                 prompt=given.prompt,
                 response=given.response,
                 context=given.context,
@@ -140,7 +141,7 @@ def _resolved(settings: Settings, prepared: Prepared, folder: Path, world: World
     precision = pick_precision(settings.train.precision, device, settings.model.n_embd or 0)
     matrix_precision = pick_matrix_precision(settings.optim.matrix_precision, settings.train.precision, device)
     kind = device.type if world.size > 1 else str(device)
-    if settings.tuning and not settings.tuning.text:
+    if settings.tuning and not settings.tuning.replay:
         say("Nothing of the base's own text is replayed: it will forget some of what it knows.", style="dim")
     return settings.model_copy(
         update={

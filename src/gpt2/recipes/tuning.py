@@ -77,7 +77,7 @@ class Tuning:
 
     def loader(self) -> ConversationLoader:
         """Conversations in a keyed order, and a share of the base's text among them."""
-        text = self.tuning.text
+        text = self.tuning.text if self.tuning.replay else None
         return ConversationLoader(
             self.rows("train"),
             batch_size=self.settings.train.batch_size,
@@ -98,9 +98,7 @@ class Tuning:
             table("Conversations", [(name, *(part[name] for part in parts)) for name in parts[0]], _COLUMNS)
             say(f"Validation: {stats.split}. Tokenizer: {stats.tokenizer} and 4 marks of speakers.", style="dim")
         optim, steps = self.settings.optim, train.steps or 0
-        replay = f"; {self.tuning.replay:.1%} of the rows are text that the base was trained on" * bool(
-            self.tuning.text
-        )
+        replay = f"; {self.tuning.replay:.1%} of the rows are the base's own text" if self.tuning.replay else ""
         say(
             f"Tuning {self.tuning.base}: {parameters(model.config):,} parameters. {steps:,} steps of "
             f"{train.batch_size} rows ({steps / batches:.1f} epochs){replay}; {optim.name} at {optim.lr:g}, "
