@@ -53,8 +53,9 @@ def multiplies_bf16(device: torch.device) -> bool:
     """Whether the device has instructions for products of bf16 matrices: CUDA from Ampere on, some CPUs."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return device.type == "cpu" and fast
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
 
 
 def pick_matrix_precision(name: str, asked: str, device: torch.device) -> str:

@@ -1,6 +1,7 @@
 """Bringing a run to its end early, starting another from it, and the command that may be repeated for ever."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +75,29 @@ def test_a_finished_run_is_repeated_by_its_run_json(cli: Cli, halted: Path, work
     assert answer.code == 0, answer.err
     for name, value in load_file(halted / "last/model.safetensors").items():
         assert torch.equal(value, load_file(workplace / "runs/again/last/model.safetensors")[name])
+
+
+@pytest.mark.parametrize("given", [(), ("--model.n-layer", "1", "--model.n-head", "2", "--model.n-embd", "32")])
+def test_a_run_in_minutes_chooses_what_is_not_given(
+    cli: Cli, workplace: Path, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("gpt2.cli.STARTED", time.monotonic())  # this process began long ago
+    (workplace / "notes.txt").write_text(make_text(600))
+    typed = ("--tokenizer", "bpe:300", "--train.batch-size", "6", "--train.sample-tokens", "0")
+    began = time.monotonic()
+    answer = cli("train", "notes.txt", "--run", "timed", "--train.minutes", "0.1", *typed, *given)
+    assert answer.code == 0, answer.err
+    assert time.monotonic() - began < 60  # it ends: the 6 seconds are no property of a busy machine
+    assert "expected loss" in answer.err
+    settings = read_json(workplace / "runs/timed/run.json")["settings"]
+    sizes, steps = settings["model"], settings["train"]["steps"]
+    assert settings["train"]["batch_size"] == 6
+    assert steps and sizes["n_layer"] and sizes["n_embd"] and sizes["context_length"]
+    if given:
+        assert (sizes["n_layer"], sizes["n_head"], sizes["n_embd"]) == (1, 2, 32)
+    seen = rates(workplace / "runs/timed")
+    assert len(seen) == steps
+    assert seen[-1] < 0.2 * max(seen)  # the schedule is complete
 
 
 def test_finish_in_minutes_is_kept_to(cli: Cli, halted: Path) -> None:

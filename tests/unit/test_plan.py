@@ -160,6 +160,12 @@ def test_activations_are_those_that_autograd_keeps(monkeypatch: pytest.MonkeyPat
     assert two_blocks / (2 * 256 * 101) == pytest.approx(cost.ACTIVATION_BYTES, rel=0.10)
 
 
+def test_attention_by_products_keeps_its_weights_beside_them() -> None:
+    two_blocks = kept_activations(4, 256, 101) - kept_activations(2, 256, 101)
+    matrix = 2 * 4 * 101  # bytes a token: in bf16, for 4 heads and as many keys
+    assert two_blocks / (2 * 101) == pytest.approx(cost.ACTIVATION_BYTES * 256 + matrix, rel=0.10)
+
+
 def test_the_chunk_of_logits_is_that_of_the_loss() -> None:
     assert cost.LOGIT_CHUNK == CHUNK_BYTES // 4
 

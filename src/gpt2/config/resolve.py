@@ -60,7 +60,8 @@ def resolve_micro_batch(model: ModelSettings, vocab_size: int, batch_size: int, 
     """Most sequences whose activations fit `memory` bytes, at most the batch.
 
     A token keeps about 34·C·L numbers of two bytes (Korthikanti et al. 2022, section 4, without attention's
-    matrix), here counted with four, and its logits three times (themselves, their softmax, their gradient).
+    matrix), here counted with four, which leaves room for that matrix where a CPU keeps it, and its logits three
+    times (themselves, their softmax, their gradient).
     """
     assert model.n_layer and model.n_embd and model.context_length, "resolve the model first"
     per_token = 4 * (17 * model.n_embd * model.n_layer + 3 * vocab_size)

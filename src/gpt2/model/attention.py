@@ -33,5 +33,5 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, d
     q, k, v = (part.reshape(B * H, -1, D) for part in (q, k, v))
     unseen = torch.full((T, T), -torch.inf, dtype=q.dtype).triu(1)  # (T, T)
     scores = torch.baddbmm(unseen.expand(B * H, T, T), q, k.mT, alpha=D**-0.5)  # (B·H, T, T)
-    weights = F.dropout(scores.softmax(-1, dtype=torch.float32).to(q.dtype), dropout)
+    weights = F.dropout(scores.softmax(-1), dropout)  # summed in fp32 inside, kept in bf16
     return (weights @ v).view(B, H, T, D)

@@ -21,6 +21,8 @@ class AdamW(Optimizer):
         weight_decay: share of the step size by which a weight shrinks.
     """
 
+    counts_beside_weights = True  # where the fused kernel reads it
+
     def __init__(
         self,
         groups: Iterable[Mapping[str, Any]],

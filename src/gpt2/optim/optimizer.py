@@ -20,6 +20,9 @@ class Optimizer(ABC):
         defaults: settings of the groups that do not have their own.
     """
 
+    counts_beside_weights = False
+    """Whether the counter of steps lies on the weights' device; else on the CPU, where nobody waits for it."""
+
     def __init__(self, groups: Iterable[Mapping[str, Any]], defaults: Mapping[str, Any]) -> None:
         self.param_groups = [{**defaults, **group, "params": list(group["params"])} for group in groups]
         self.state: defaultdict[Tensor, dict[str, Tensor]] = defaultdict(dict)

@@ -3,6 +3,8 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -77,6 +79,7 @@ def chosen_in_time(
     considered = choices()
     best = budget.best(considered)
     _explain(considered, best, text, prepared.stats.vocab_size, given.train.minutes or 0.0, shape_given)
+    best = replace(best, batch_size=processes * math.ceil(best.batch_size / processes))  # each process gets as many
     return _applied(settings, given, best, text, _looks(settings, prepared, best))
 
 
@@ -107,7 +110,7 @@ def _looks(settings: Settings, prepared: Prepared, best: Choice) -> int:
 def _applied(settings: Settings, given: Settings, best: Choice, text: Text, looks: int) -> Settings:
     """The choice as settings; whatever was given stays."""
     epochs = best.tokens / text.tokens
-    chosen = {
+    chosen: dict[str, dict[str, Any]] = {
         "model": {**best.shape._asdict(), "dropout": budget.dropout_for(epochs)},
         "train": {"batch_size": best.batch_size, "steps": best.steps, "eval_every": math.ceil(best.steps / looks)},
         "optim": {"momentum": budget.momentum_for(best.steps), "matrix_lr": budget.matrix_rate_for(best.steps)},
@@ -115,7 +118,7 @@ def _applied(settings: Settings, given: Settings, best: Choice, text: Text, look
     }
     if given.train.epochs is not None or given.train.steps is not None:
         del chosen["train"]["steps"]
-    parts = {}
+    parts: dict[str, Any] = {}
     for name, values in chosen.items():
         fixed = getattr(given, name).model_fields_set
         own = getattr(settings, name)

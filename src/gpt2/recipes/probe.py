@@ -16,7 +16,14 @@ from gpt2.config.schema import ModelSettings, OptimSettings
 from gpt2.model.cost import flops_per_token
 from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.optim.build import build_optimizers
-from gpt2.runtime import activation_memory, autocast, keep_freed_memory, pick_matrix_precision, pick_precision
+from gpt2.runtime import (
+    activation_memory,
+    autocast,
+    is_out_of_memory,
+    keep_freed_memory,
+    pick_matrix_precision,
+    pick_precision,
+)
 from gpt2.training.guard import Guard
 from gpt2.training.loss import NextTokenLoss
 from gpt2.training.trainer import Plan, Trainer
@@ -52,7 +59,7 @@ class Meter:
         Between two measured steps the rate is interpolated, on logarithmic scales.
         """
         work = self._flops(shape, batch_size)
-        known = [(self._flops(*shape), seconds) for shape, seconds in self._seconds.items()]
+        known = [(self._flops(*step), seconds) for step, seconds in self._seconds.items()]
         points = sorted((math.log(flops), math.log(flops / seconds)) for flops, seconds in known)
         at = math.log(work)
         (before, rate), *_ = [point for point in reversed(points) if point[0] <= at] or points
@@ -64,7 +71,9 @@ class Meter:
         """Make some steps of this shape. Where memory does not suffice, a step takes for ever."""
         try:
             self._seconds[shape, batch_size] = self._measured(shape, batch_size)
-        except (torch.OutOfMemoryError, MemoryError):
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             self._seconds[shape, batch_size] = 1e9
 
     def _flops(self, shape: Shape, batch_size: int) -> float:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from gpt2.distributed import World, like, whole
-from gpt2.optim.adamw import AdamW
 from gpt2.optim.optimizer import Optimizer
 from gpt2.runtime import is_out_of_memory
 from gpt2.training.guard import PASSED_OVER_AT_MOST, DivergedError, Guard
@@ -275,10 +274,10 @@ def restore_optimizers(model: nn.Module, optimizers: Sequence[Optimizer], tensor
     for name, tensor in tensors.items():
         weight, _, key = name.rpartition("/")
         parameter = parameters[weight]
-        # AdamW's counter of steps lies beside its weight, where the fused kernel reads it, and Muon's on the CPU;
-        # moments lie beside their weight. Cloned, because the tensors of a safetensors file are views of one buffer.
+        # A counter of steps lies where the optimizer keeps it, moments beside their weight. Cloned, because the tensors
+        # of a safetensors file are views of one buffer.
         if tensor.dim() == 0:
-            value = tensor.clone().to(parameter.device if isinstance(keeper[parameter], AdamW) else "cpu")
+            value = tensor.clone().to(parameter.device if keeper[parameter].counts_beside_weights else "cpu")
         else:
             value = like(tensor.clone().to(parameter.device), parameter)
         keeper[parameter].state[parameter][key] = value
