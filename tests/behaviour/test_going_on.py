@@ -77,7 +77,7 @@ def test_a_finished_run_is_repeated_by_its_run_json(cli: Cli, halted: Path, work
         assert torch.equal(value, load_file(workplace / "runs/again/last/model.safetensors")[name])
 
 
-@pytest.mark.parametrize("given", [(), ("--model.n-layer", "1", "--model.n-head", "2", "--model.n-embd", "32")])
+@pytest.mark.parametrize("given", [(), ("--model.preset", "gpt2-nano", "--optim.momentum", "0.5")])
 def test_a_run_in_minutes_chooses_what_is_not_given(
     cli: Cli, workplace: Path, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...]
 ) -> None:
@@ -94,7 +94,8 @@ def test_a_run_in_minutes_chooses_what_is_not_given(
     assert settings["train"]["batch_size"] == 6
     assert steps and sizes["n_layer"] and sizes["n_embd"] and sizes["context_length"]
     if given:
-        assert (sizes["n_layer"], sizes["n_head"], sizes["n_embd"]) == (1, 2, 32)
+        assert (sizes["n_layer"], sizes["n_head"], sizes["n_embd"]) == (3, 3, 48)
+        assert settings["optim"]["momentum"] == 0.5
     seen = rates(workplace / "runs/timed")
     assert len(seen) == steps
     assert seen[-1] < 0.2 * max(seen)  # the schedule is complete

@@ -135,7 +135,7 @@ def test_the_loss_is_a_sum_and_a_count() -> None:
     assert total.item() == pytest.approx(float(by_hand), abs=1e-5)
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 4, 5])
+@pytest.mark.parametrize("rows_at_once", [1, 4, 5, 1000])
 def test_in_chunks_it_is_the_same_loss_with_the_same_gradients(
     monkeypatch: pytest.MonkeyPatch, rows_at_once: int
 ) -> None:
@@ -144,13 +144,31 @@ def test_in_chunks_it_is_the_same_loss_with_the_same_gradients(
     matrix = torch.randn(31, 8, generator=generator, requires_grad=True)
     targets = torch.randint(0, 31, (3, 7), generator=generator)
     targets[1, 2:5] = IGNORED
-    answers = []
-    for limit in (2**26, 4 * 31 * rows_at_once):
-        monkeypatch.setattr("gpt2.training.loss.CHUNK_BYTES", limit)
-        total, counted = linear_cross_entropy(hidden, matrix, targets)
-        answers.append((total, counted, *torch.autograd.grad(3 * total, [hidden, matrix])))
-    for plain, chunked in zip(*answers, strict=True):
-        assert torch.allclose(plain, chunked, rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr("gpt2.training.loss.CHUNK_BYTES", 4 * 31 * rows_at_once)
+    total, counted = linear_cross_entropy(hidden, matrix, targets)
+    logits = (hidden @ matrix.T).flatten(0, 1)
+    plain = nn.functional.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="sum")
+    assert counted == 18
+    assert torch.allclose(total, plain, rtol=1e-5)
+    ours, theirs = (torch.autograd.grad(3 * loss, [hidden, matrix]) for loss in (total, plain))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(mine, other, rtol=1e-5, atol=1e-5)
+
+
+def test_under_autocast_gradients_come_in_the_format_of_the_weights() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, 6, 16, generator=generator, requires_grad=True)
+    matrix = torch.randn(31, 16, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 31, (2, 6), generator=generator)
+    grads = []
+    for on in (True, False):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=on):
+            total, _ = linear_cross_entropy(hidden, matrix, targets)
+        grads.append(torch.autograd.grad(total, [hidden, matrix]))
+    for low, exact in zip(*grads, strict=True):
+        assert low.dtype == torch.float32
+        assert not torch.equal(low, exact)  # bf16 was at work
+        assert torch.allclose(low, exact, atol=0.15)
 
 
 @pytest.mark.parametrize(
