@@ -23,7 +23,7 @@ SPREAD = torch.tensor([0.1, 0.1, 0.5, 0.2, 0.5, 0.2, 0.25], dtype=torch.float64)
 
 def main() -> None:
     lines = (Path(__file__).parent / "scaling.jsonl").read_text(encoding="utf-8").splitlines()
-    runs = [run for line in lines if (run := json.loads(line))["tokens"] >= LEAST_TOKENS and "matrix_lr" not in run]
+    runs = [run for line in lines if (run := json.loads(line))["tokens"] >= LEAST_TOKENS]
 
     def column(name: str) -> Tensor:
         return torch.tensor([run[name] for run in runs], dtype=torch.float64)

@@ -1,9 +1,10 @@
 """How far a small GPT-2 comes with its size, its tokens and its text: the experiments in docs/experiments.md.
 
-Each run is a whole `gpt2 train` on the prose in Python's own manuals, or an eighth or a 32nd of it. What each
-reached goes into scaling.jsonl, beside this file; runs that stand there already are not made again.
+Each run is a whole `gpt2 train`, with one thread: on the prose in Python's own manuals, an eighth or a 32nd of it, or
+on the characters of a text. What each reached goes into scaling.jsonl, beside this file; runs that stand there already
+are not made again. `fit_scaling.py` fits a law to all of them.
 
-    python benchmarks/scaling.py          # about 14 minutes on two cores; two runs at a time
+    python benchmarks/scaling.py [tinyshakespeare.txt]     # about 50 minutes on two cores; two runs at a time
 """
 
 import csv
@@ -13,7 +14,9 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 from gpt2.corpus.python_docs import text_documents
 
@@ -21,41 +24,63 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "scaling.jsonl"
 CONTEXT, BATCH = 128, 16
 SHAPES = {"2x64": (2, 2, 64), "3x128": (3, 4, 128), "4x192": (4, 6, 192), "6x256": (6, 8, 256)}
-GRID = {
-    1: {"2x64": (0.1, 0.3, 1.0, 2.0), "3x128": (0.1, 0.3, 1.0), "4x192": (0.1, 0.3, 1.0), "6x256": (0.1, 0.3)},
-    8: {"2x64": (0.1, 0.3, 1.0), "3x128": (0.1, 0.3, 1.0), "4x192": (0.1, 0.3)},
-    32: {"2x64": (0.1, 0.3), "3x128": (0.1, 0.3), "4x192": (0.1,)},
-}
-"""Part of the text → shape → millions of tokens."""
 
 
-def train(work: Path, part: int, shape: str, millions: float) -> dict[str, object]:
-    n_layer, n_head, n_embd = SHAPES[shape]
-    name = f"{part}-{shape}-{millions}"
-    steps = round(millions * 1e6 / (CONTEXT * BATCH))
+class Run(NamedTuple):
+    """What differs from one run to the next."""
+
+    text: str
+    part: int
+    shape: str
+    millions: float
+    """Of tokens seen."""
+    matrix_lr: float
+    dropout: float
+
+
+def grid() -> list[Run]:
+    runs = [Run("prose", 1, shape, m, 0.05, 0.0) for shape, m in product(("2x64", "3x128", "4x192"), (0.1, 0.3, 1.0))]
+    runs += [Run("prose", 1, "6x256", m, 0.05, 0.0) for m in (0.1, 0.3)] + [Run("prose", 1, "2x64", 2.0, 0.05, 0.0)]
+    runs += [Run("prose", 8, shape, m, 0.05, 0.1) for shape, m in product(("2x64", "3x128"), (0.1, 0.3, 1.0))]
+    runs += [Run("prose", 8, "4x192", m, 0.05, 0.1) for m in (0.1, 0.3)]
+    runs += [Run("prose", 32, shape, m, 0.05, 0.1) for shape, m in product(("2x64", "3x128"), (0.1, 0.3))]
+    runs += [Run("prose", 32, "4x192", 0.1, 0.05, 0.1), Run("prose", 1, "2x64", 4.0, 0.03, 0.1)]
+    runs += [Run("prose", 1, "3x128", 2.0, 0.03, dropout) for dropout in (0.1, 0.2)]
+    characters = (("2x64", 1.0), ("3x128", 0.5), ("3x128", 2.0), ("4x192", 0.5), ("2x64", 4.0), ("6x256", 0.5))
+    runs += [Run("shakespeare", 1, shape, m, 0.03, 0.0) for shape, m in (*characters, ("4x192", 2.0))]
+    return [*runs, Run("shakespeare", 1, "3x128", 2.0, 0.05, 0.0)]
+
+
+def train(work: Path, source: str | None, run: Run) -> dict[str, object]:
+    n_layer, n_head, n_embd = SHAPES[run.shape]
+    name = "-".join(map(str, run))
+    steps = round(run.millions * 1e6 / (CONTEXT * BATCH))
+    if run.text == "prose":
+        reading = [f"part-{run.part}.csv", "--data.columns", "text"]
+    else:
+        assert source is not None
+        reading = [source, "--tokenizer", "char", "--data.split", "position"]
     command = [
-        sys.executable, "-m", "gpt2", "train", f"part-{part}.csv", "--data.columns", "text", "--run", name,
-        "--model.n-layer", str(n_layer),
+        sys.executable, "-m", "gpt2", "train", *reading, "--run", name, "--model.n-layer", str(n_layer),
         "--model.n-head", str(n_head), "--model.n-embd", str(n_embd), "--model.context-length", str(CONTEXT),
         "--train.batch-size", str(BATCH), "--train.steps", str(steps), "--train.eval-every", str(max(10, steps // 8)),
-        "--train.sample-tokens", "0", "--schedule.name", "linear", "--model.dropout", "0" if part == 1 else "0.1",
+        "--train.sample-tokens", "0", "--schedule.name", "linear", "--model.dropout", str(run.dropout),
+        "--optim.matrix-lr", str(run.matrix_lr),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=work, env=environment, check=True, capture_output=True)
-    run = work / "runs" / name
-    report = json.loads((run / "report.json").read_text())
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    prepared = work / "runs/.prepared" / json.loads((run / "run.json").read_text())["data"]
+    folder = work / "runs" / name
+    report = json.loads((folder / "report.json").read_text())
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    prepared = work / "runs/.prepared" / json.loads((folder / "run.json").read_text())["data"]
     return {
-        "text": "prose",
-        "characters_per_token": report["characters_per_token"],
-        "part": part,
-        "shape": shape,
+        **run._asdict(),
         "n_layer": n_layer,
         "n_embd": n_embd,
         "tokens": lines[-1]["tokens"],
         "unique_tokens": report["stats"]["train"]["tokens"],
         "vocab_size": report["stats"]["vocab_size"],
+        "characters_per_token": report["characters_per_token"],
         "bigram": json.loads((prepared / "baselines.json").read_text())["bigram"],
         "best": min(line["val_loss"] for line in lines if "val_loss" in line),
         "last": lines[-1]["val_loss"],
@@ -64,17 +89,17 @@ def train(work: Path, part: int, shape: str, millions: float) -> dict[str, objec
 
 
 def main() -> None:
-    done = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    known = {(r["part"], r["shape"], round(r["tokens"] / 1e6, 1)) for r in done if r["text"] == "prose"}
-    jobs = [(part, shape, size) for part, shapes in GRID.items() for shape, sizes in shapes.items() for size in sizes]
+    source = str(Path(sys.argv[1]).resolve()) if len(sys.argv) > 1 else None
+    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    known = {tuple(json.loads(line)[name] for name in Run._fields) for line in lines}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        for part in GRID:
+        for part in (1, 8, 32):
             with (work / f"part-{part}.csv").open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows([("name", "text"), *text_documents()[::part]])
         with ThreadPoolExecutor(2) as pool, RESULTS.open("a") as file:
-            left = sorted((job for job in jobs if job not in known), key=lambda job: job[2])
-            for result in pool.map(lambda job: train(work, *job), left):
+            left = [run for run in grid() if run not in known and (run.text == "prose" or source)]
+            for result in pool.map(lambda run: train(work, source, run), sorted(left, key=lambda run: run.millions)):
                 print(result, file=sys.stderr)
                 file.write(json.dumps(result) + "\n")
                 file.flush()

@@ -57,5 +57,5 @@ def worth(tokens: float, different: float, half: float) -> float:
     return different * (1 + half * (1 - math.exp(-(tokens / different - 1) / half)))
 
 
-LAW = Law(E=0.192, G=0.1577, A=69.55, alpha=0.619, B=3.983, beta=0.152, R=16.5, noise=0.028)
-"""Fitted on 2026-11-25 to the 25 runs of benchmarks/scaling.jsonl with 146 steps and more."""
+LAW = Law(E=0.178, G=0.1423, A=237.9, alpha=0.7263, B=4.087, beta=0.1517, R=15.11, noise=0.028)
+"""Fitted on 2026-11-25 to the 26 runs of benchmarks/scaling.jsonl with 146 steps and more."""
