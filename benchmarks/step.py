@@ -151,7 +151,7 @@ def main() -> None:
             "",
             f"| round | ours, tokens/s | {name}, tokens/s | ratio |",
             "|---|---|---|---|",
-            *(f"| {n} | {TOKENS / a:.0f} | {TOKENS / b:.0f} | {b / a:.2f} |" for n, (a, b) in enumerate(rows, 1)),
+            *(f"| {n} | {TOKENS / a:.0f} | {TOKENS / b:.0f} | {b / a:.2f} |" for n, (a, b, _) in enumerate(rows, 1)),
             "",
             f"Median of the ratios: **{statistics.median(b / a for a, b, _ in rows):.2f}**. Ours does "
             f"{rate / 1e9:.0f} GFLOP/s, {shares:.0%} of a bf16 product of 2048 × 2048 in the same rounds "
