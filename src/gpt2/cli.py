@@ -18,7 +18,7 @@ from gpt2.config.commands import (
     PlotSettings,
     TrainSettings,
 )
-from gpt2.config.load import command_line, nearest, overlay, read_toml, validate
+from gpt2.config.load import command_line, nearest, overlay, read_run, read_toml, validate
 from gpt2.config.schema import Section, Settings
 from gpt2.console import fail, say
 from gpt2.errors import ConfigError, UserError
@@ -36,7 +36,7 @@ def _train(argv: Sequence[str]) -> None:
     settings = validate(Settings, typed)  # a typed mistake is answered as typed, before the file's are
     if config is not None:
         path = Path(config)
-        from_file = read_toml(path)
+        from_file = read_run(path) if path.suffix == ".json" else read_toml(path)
         validate(Settings, from_file, origin=str(path))
         settings = validate(Settings, overlay(from_file, typed))
     if _launched(argv, settings.distributed.processes):
@@ -44,10 +44,22 @@ def _train(argv: Sequence[str]) -> None:
     from gpt2.recipes.train import train
 
     again = validate(TrainSettings, {} if auto_resume is None else {"auto_resume": auto_resume}).auto_resume
-    train(settings, STARTED, name_hint=Path(config).stem if config else None, auto_resume=again)
+    train(settings, STARTED, name_hint=_named_after(config), auto_resume=again)
 
 
-GOING_ON = {"resume": ["distributed"], "finish": ["distributed", "train.steps", "train.minutes"], "fork": None}
+def _named_after(config: str | None) -> str | None:
+    """What a run is called where only its configuration has a name; run.json has that of its folder."""
+    if config is None:
+        return None
+    path = Path(config)
+    return path.absolute().parent.name if path.suffix == ".json" else path.stem
+
+
+GOING_ON = {
+    "resume": ["distributed", "train.device"],
+    "finish": ["distributed", "train.device", "train.steps", "train.minutes"],
+    "fork": None,
+}
 """Ways to go on with a run, and what may be typed with each; None: anything."""
 
 
@@ -58,9 +70,11 @@ def _go_on(asked: list[str], run: str, typed: dict[str, Any], argv: Sequence[str
     names += [name for name, part in typed.items() if not isinstance(part, dict)]
     refused = [n for n in names if allowed is not None and n not in allowed and n.split(".")[0] not in allowed]
     if len(asked) > 1 or refused or not alone:
-        may = "nothing else can be given" if how == "resume" else "only train.steps or train.minutes can be given"
+        may = (
+            f"only {', '.join(f'--{name}' for name in allowed)} can be given" if allowed else "no --config can be given"
+        )
         raise ConfigError(
-            f"--{how} goes on with the settings that the run began with; {may if allowed else 'no --config'} with it.",
+            f"--{how} goes on with the settings that the run began with; {may} with it.",
             f"Leave the rest out: gpt2 train --{how} {run}. To change settings, --fork it: gpt2 train --fork {run} …",
         )
     settings = validate(Settings, typed)
@@ -68,10 +82,11 @@ def _go_on(asked: list[str], run: str, typed: dict[str, Any], argv: Sequence[str
         return
     from gpt2.recipes import resume
 
+    device = settings.train.device if "device" in typed.get("train", {}) else None
     if how == "resume":
-        resume.resume(run, settings.distributed if typed else None, STARTED)
+        resume.resume(run, settings.distributed if "distributed" in typed else None, device, STARTED)
     elif how == "finish":
-        resume.finish(run, settings.train.steps, settings.train.minutes, STARTED)
+        resume.finish(run, settings.train.steps, settings.train.minutes, device, STARTED)
     else:
         resume.fork(run, typed, STARTED)
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,18 +101,50 @@ def atomic_folder(final: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def sweep_temporaries(folder: Path) -> None:
-    """Remove what an interrupted `atomic_folder` or `atomic_open` left behind. Only under the folder's lock."""
-    for path in folder.glob(".*.tmp*"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+def sweep_temporaries(folder: Path, of: str = "", older_than: float = 0.0) -> None:
+    """Remove what an interrupted `atomic_folder` or `atomic_open` left behind. Only under the folder's lock.
+
+    Args:
+        folder: where to look.
+        of: name of the file or folder that it was to become; empty: of any.
+        older_than: seconds; what is younger may still be in use by a program that needs no lock.
+    """
+    for path in folder.glob(f".{glob.escape(of) or '*'}.*tmp*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.lstat().st_mtime < older_than:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+
+
+def require_folder(path: Path) -> None:
+    """Stop where the folder that a file is to be written to is not there: a mistyped one is not made.
+
+    Raises:
+        RunError: it is not there; it is named.
+    """
+    parent = path.expanduser().absolute().parent
+    if not parent.is_dir():
+        raise RunError(f"There is no folder {parent}.", f"Make it, or choose another place for {path.name}.")
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def alone(path: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block of the same path, which becomes an empty file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path):
+        yield
+
+
+@contextlib.contextmanager
+def locked(folder: Path, fix: str = "Wait until it ends, or choose another name with --run NAME.") -> Iterator[None]:
     """Hold a folder for this process. The lock ends with the process, however that ends.
+
+    Args:
+        folder: is made, if it is not there.
+        fix: what to do where another process holds it.
 
     Raises:
         RunError: another process holds the folder; its number is named.
@@ -122,9 +156,7 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         holder = owner.read_text(encoding="utf-8").strip() if owner.exists() else "another process"
-        raise RunError(
-            f"{folder} is in use by {holder}.", "Wait until it ends, or choose another name with --run NAME."
-        ) from None
+        raise RunError(f"{folder} is in use by {holder}.", fix) from None
     try:
         owner.write_text(f"process {os.getpid()} on {os.uname().nodename if hasattr(os, 'uname') else 'this host'}\n")
         yield
@@ -137,9 +169,9 @@ def disk_error(error: OSError, doing: str) -> UserError:
     """The message for a write that the operating system refused: full disk, no permission, read-only."""
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return UserError(
-            f"No space left while {doing}{where}.", "Free some disk space; what was saved before is intact."
-        )
+        known = error.strerror in (None, os.strerror(error.errno))
+        much = "" if known else f": {error.strerror}"
+        return UserError(f"No space left while {doing}{where}{much}.", "Free some disk space, then start it again.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(
             f"No permission while {doing}{where}: {error.strerror}.", "Choose a folder that can be written."

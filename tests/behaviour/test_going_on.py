@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from tests.conftest import SMALL, Answer, make_text
 
-from gpt2.files import read_json
+from gpt2.files import read_json, write_json
 
 Cli = Callable[..., Answer]
 OPTIONS = (
@@ -65,13 +65,7 @@ def test_finish_brings_the_rate_down_from_where_it_stands(cli: Cli, halted: Path
 
 def test_a_finished_run_is_repeated_by_its_run_json(cli: Cli, halted: Path, workplace: Path) -> None:
     assert cli("train", "--finish", "first", "--train.steps", "8").code == 0
-    settings = read_json(halted / "run.json")["settings"]
-    lines = [f"sources = {json.dumps(settings['sources'])}", f"tokenizer = {json.dumps(settings['tokenizer'])}"]
-    for section in ("model", "data", "train", "optim", "schedule"):
-        values = {key: value for key, value in settings[section].items() if value is not None}
-        lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
-    (workplace / "repeat.toml").write_text("\n".join(lines))
-    answer = cli("train", "--config", "repeat.toml", "--run", "again")
+    answer = cli("train", "--config", "runs/first/run.json", "--run", "again")
     assert answer.code == 0, answer.err
     for name, value in load_file(halted / "last/model.safetensors").items():
         assert torch.equal(value, load_file(workplace / "runs/again/last/model.safetensors")[name])
@@ -135,6 +129,12 @@ def test_a_fork_begins_where_the_other_stands_and_leaves_it_alone(cli: Cli, halt
         (("--fork", "first", "--model.n-embd", "32"), "shape"),
         (("--fork", "first", "--tokenizer", "bpe:300"), "tokenizer"),
         (("--fork", "first", "--run", "first"), "another name"),
+        (("--fork", "first", "other.txt"), "keeps the text"),
+        (("--fork", "first", "--data.stride", "3"), "keeps the text"),
+        (("--fork", "first", "--train.seed", "3"), "seed"),
+        (("--fork", "first", "--train.epochs", "3"), "--train.minutes"),
+        (("--fork", "first", "--train.steps", "3", "--train.minutes", "3"), "once"),
+        (("--finish", "first", "--train.steps", "3", "--train.device", "abacus"), "--train.device"),
         (("--fork", "nothing"), "no run"),
         (("--resume", "first", "--auto-resume"), "Leave the rest out"),
     ],
@@ -144,6 +144,64 @@ def test_what_cannot_be_gone_on_with(cli: Cli, halted: Path, argv: tuple[str, ..
     assert answer.code == 2, answer.err
     assert answer.err.count("Error:") == 1
     assert said in answer.err
+
+
+def test_what_is_refused_changes_nothing(cli: Cli, halted: Path, workplace: Path) -> None:
+    before = {path: path.read_bytes() for path in halted.rglob("*") if path.is_file()}
+    (workplace / "notes.txt").write_text(make_text(700))
+    for argv in (("--finish", "first", "--train.steps", "3"), ("--fork", "first"), ("--resume", "first")):
+        answer = cli("train", *argv)
+        assert answer.code == 2
+        assert "notes.txt" in answer.err
+        assert "Bringing" not in answer.err and "begins" not in answer.err
+    assert {path: path.read_bytes() for path in halted.rglob("*") if path.is_file()} == before
+    assert not list(workplace.glob("runs/first-*"))
+
+
+def test_a_fork_of_a_complete_run_asks_how_long(cli: Cli, halted: Path, workplace: Path) -> None:
+    assert cli("train", "--resume", "first").code == 0
+    answer = cli("train", "--fork", "first")
+    assert answer.code == 2
+    assert "has made its 40 steps" in answer.err and "--train.steps" in answer.err
+    assert not list(workplace.glob("runs/first-*"))
+
+
+def test_a_fork_keeps_to_its_minutes_and_knows_its_own_settings(
+    cli: Cli, halted: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpt2.recipes.resume._steps_in", lambda folder, seconds: 10**6)
+    assert cli("train", "--fork", "first", "--train.minutes", "0.05", "--run", "timed").code == 0
+    record = read_json(workplace / "runs/timed/run.json")
+    assert record["settings"]["train"]["steps"] < 10**5
+    assert record["settings"]["train"]["minutes"] == 0.05
+    assert record["asked"]["train"] == {"minutes": "0.05"} and record["asked"]["fork"].endswith("step-00000020")
+    assert record["settings"]["sources"] == [str(workplace / "notes.txt")]
+
+
+def test_minutes_where_the_metrics_are_gone(cli: Cli, halted: Path) -> None:
+    (halted / "metrics.jsonl").unlink()
+    assert cli("train", "--finish", "first", "--train.minutes", "0.03").code == 0
+
+
+def test_a_run_goes_on_on_another_device(cli: Cli, halted: Path) -> None:
+    record = read_json(halted / "run.json")
+    record["settings"]["train"] |= {"device": "cuda:7", "minutes": 5.0}
+    write_json(halted / "run.json", record)
+    answer = cli("train", "--resume", "first")
+    assert answer.code == 2
+    assert "cuda:7" in answer.err and "--train.device" in answer.err
+    answer = cli("train", "--resume", "first", "--train.device", "auto")
+    assert answer.code == 0, answer.err
+    assert "to step 40 as planned" in answer.err
+    assert read_json(halted / "last/run.json")["settings"]["train"]["device"] == "cpu"
+
+
+def test_a_damaged_record_says_where_a_copy_is(cli: Cli, halted: Path) -> None:
+    for content in ("{", "{}"):
+        (halted / "run.json").write_text(content)
+        answer = cli("train", "--resume", "first")
+        assert answer.code == 2
+        assert f"cp {Path('runs/first')}/last/run.json" in answer.err
 
 
 def test_auto_resume_may_be_repeated(cli: Cli, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,3 +226,12 @@ def test_auto_resume_may_be_repeated(cli: Cli, workplace: Path, monkeypatch: pyt
     changed = cli(*command, "--optim.lr", "0.5")
     assert changed.code == 2
     assert "other settings" in changed.err
+
+
+def test_a_fork_is_not_repeated_from_nothing(cli: Cli, halted: Path) -> None:
+    assert cli("train", "--fork", "first", "--train.steps", "2", "--run", "second").code == 0
+    answer = cli("train", "--config", "runs/second/run.json")
+    assert answer.code == 2
+    assert "--fork" in answer.err
+    (halted.parent / "notes.json").write_text("[1]")
+    assert "no run.json" in cli("train", "--config", "runs/notes.json").err

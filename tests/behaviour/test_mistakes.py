@@ -1,5 +1,6 @@
 """What wrong input gets, through the command line: exit code 2, one message, no traceback, nothing lost."""
 
+import io
 import itertools
 import math
 import os
@@ -225,10 +226,58 @@ def test_a_spoiled_run_goes_back_to_its_checkpoint(cli: Cli, workplace: Path, mo
     assert state["progress"]["rollbacks"] == 1
 
 
-def test_an_unknown_option_names_the_nearest(cli: Cli) -> None:
-    answer = cli("train", "--train.step", "3")
-    assert answer.code == 2
-    assert "--train.steps" in answer.err + answer.out
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (("train", "--train.step", "3"), "Did you mean --train.steps?"),
+        (("train", "--train.lr=3"), "Did you mean --optim.lr?"),
+        (("train", "--batch_size", "3"), "Did you mean --train.batch-size?"),
+        (("train", "--train.steps"), "Missing value for argument '--train.steps'"),
+        (("train", "--zzz"), "gpt2 train --help"),
+        (("generate", "small", "The", "best", "thing"), "stands in quotes"),
+        (("generate",), "RUN"),
+        (("plan", "--schedule.begins", "3"), "no option --schedule.begins"),
+    ],
+)
+def test_an_unknown_option_names_the_nearest(cli: Cli, argv: tuple[str, ...], said: str) -> None:
+    wrong(cli(*argv), said)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_is_quiet_from_the_first_moment_on() -> None:
+    pressed = """
+import runpy, signal, sys
+class Pressed:
+    def find_spec(self, name, *rest):
+        if name == "gpt2.config.schema":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Pressed())
+runpy.run_module("gpt2", run_name="__main__")
+"""
+    ended = subprocess.run([sys.executable, "-c", pressed], capture_output=True, text=True, check=False)
+    assert ended.returncode in (130, -signal.SIGINT)
+    assert ended.stderr == ""
+
+
+def test_characters_that_cannot_be_spelled_are_named(
+    cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch, workplace: Path
+) -> None:
+    answer = cli("generate", "small", "The Ωmega§", "--max-tokens", "3")
+    assert answer.code == 0
+    assert "'Ω', '§'" in answer.err
+    assert "cannot spell" not in cli("generate", "small", "The cat", "--max-tokens", "3").err
+    monkeypatch.setattr(sys, "stdin", io.StringIO("the Ω\nthe cat\n/save nowhere/x.json\n"))
+    answer = cli("chat", "small", "--max-tokens", "3")
+    assert answer.code == 0
+    assert answer.err.count("cannot spell 'Ω'") == 1
+    assert "There is no folder" in answer.err
+    assert not (workplace / "nowhere").exists()
+
+
+def test_what_is_written_where_the_user_says_makes_no_folders(cli: Cli, run: Path, workplace: Path) -> None:
+    wrong(cli("plot", "small", "--out", "no/where"), "no folder")
+    wrong(cli("corpus", "no/where"), "no folder")
+    assert not (workplace / "no").exists()
 
 
 def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
@@ -264,7 +313,9 @@ def test_two_processes_in_one_run_folder(cli: Cli, run: Path) -> None:
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        wrong(cli("train", "--resume", "runs/small"), "in use by process", str(holder.pid))
+        answer = cli("train", "--resume", "runs/small")
+        wrong(answer, "in use by process", str(holder.pid))
+        assert "--run" not in answer.err
     finally:
         holder.kill()
         holder.wait()

@@ -109,3 +109,6 @@ def test_a_mistake_is_said_once(workplace: Path) -> None:
         assert process.returncode == 2, said
         assert said.count("Error") == 1
         assert "Traceback" not in said
+        assert "torch/distributed" not in said
+    assert "--train.batch-size 8 or 10" in said
+    assert not (workplace / "runs/.prepared").exists()

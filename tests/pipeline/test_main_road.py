@@ -174,7 +174,7 @@ def test_a_second_run_finds_the_prepared_tokens_and_takes_a_free_name(cli: Cli, 
     for _ in range(2):
         assert cli("train", "notes.txt", *QUICK).code == 0
     assert (workplace / "runs" / "notes-2").is_dir()
-    assert len(list(workplace.glob("runs/.prepared/*"))) == 1
+    assert len(list(workplace.glob("runs/.prepared/*/MANIFEST.json"))) == 1
 
 
 def test_a_file_of_its_own_to_validate_on(cli: Cli, workplace: Path) -> None:

@@ -1,11 +1,13 @@
+import errno
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
 
 from gpt2.errors import RunError, UserError
-from gpt2.files import atomic_folder, atomic_open, locked, read_json, sweep_temporaries, write_json
+from gpt2.files import atomic_folder, atomic_open, disk_error, locked, read_json, sweep_temporaries, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path: Path) -> None:
@@ -73,3 +75,27 @@ def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
     process.join()
     with locked(tmp_path):
         pass
+
+
+def test_what_may_be_in_use_is_not_swept(tmp_path: Path) -> None:
+    for name in (".a.tmp-1", ".b.tmp-1", ".a.json.1.tmp"):
+        (tmp_path / name).write_text("")
+    os.utime(tmp_path / ".b.tmp-1", (0, 0))
+    (tmp_path / "best").mkdir()
+    (tmp_path / ".best.tmp").symlink_to("best")
+    sweep_temporaries(tmp_path, older_than=3600)
+    assert not (tmp_path / ".b.tmp-1").exists()
+    assert (tmp_path / ".a.tmp-1").exists()
+    sweep_temporaries(tmp_path, of="a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".best.tmp", "best"]
+    sweep_temporaries(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_a_full_disk_keeps_its_numbers_and_claims_nothing() -> None:
+    known = disk_error(OSError(errno.ENOSPC, "12 MB free, about 90 MB needed", "runs/x"), "saving")
+    assert "12 MB free, about 90 MB needed" in known.what
+    assert "intact" not in known.fix
+    assert disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x"), "saving").what == (
+        "No space left while saving (x)."
+    )

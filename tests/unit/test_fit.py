@@ -79,9 +79,16 @@ def test_it_validates_at_its_rhythm_at_epochs_and_at_the_end() -> None:
 
 def test_a_short_epoch_is_measured_but_not_saved() -> None:
     diary = Diary([9.0] * 9)
-    diary.run(Rhythm(6, 4, None, None), Progress(), epoch_steps=2)
-    assert diary.validated == [2, 4, 6]
-    assert [step for step, _ in diary.saved] == [4, 6]
+    diary.run(Rhythm(12, 8, None, None), Progress(), epoch_steps=5)
+    assert diary.validated == [5, 8, 10, 12]
+    assert [step for step, _ in diary.saved] == [8, 12]
+
+
+@pytest.mark.parametrize("epoch_steps", [0.25, 1, 4])
+def test_an_epoch_of_a_few_steps_is_not_even_measured(epoch_steps: int) -> None:
+    diary = Diary([9.0] * 9)
+    diary.run(Rhythm(12, 8, None, None), Progress(), epoch_steps=epoch_steps)
+    assert diary.validated == [8, 12]
 
 
 def test_it_goes_back_to_the_last_checkpoint_when_the_numbers_go_bad_and_not_for_ever() -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt2.training.metrics import MetricsFile, Record, read_metrics
+from gpt2.training.metrics import MetricsFile, Record, elapsed, read_metrics
 
 
 def record(step: int, val_loss: float | None = None) -> Record:
@@ -52,3 +52,9 @@ def test_a_damaged_line_is_named_and_passed_over(tmp_path: Path, capsys: pytest.
         assert where in said
     MetricsFile(path, keep_to_step=6).close()
     assert [one.step for one in read_metrics(path)] == [1, 3, 6]
+
+
+def test_the_time_of_several_commands_adds_up() -> None:
+    assert elapsed([]) == []
+    records = [record(step) for step in (2, 4, 6, 1, 3, 2)]  # seconds: 1, 2, 3 · 0.5, 1.5 · 1
+    assert elapsed(records) == [1, 2, 3, 3.5, 4.5, 5.5]

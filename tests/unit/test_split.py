@@ -35,10 +35,31 @@ def test_the_side_of_a_document_does_not_depend_on_its_place() -> None:
 
 
 def test_few_documents_are_split_by_position() -> None:
-    texts = ["a" * 900 + "b" * 100, "c" * 90 + "d" * 10]
+    texts = ["a" * 9000 + "b" * 1000, "c" * 4500 + "d" * 500]
     kind, result = sides(texts)
     assert kind == "the last part of each document"
-    assert result == {"train": ["a" * 900, "c" * 90], "validation": ["b" * 100, "d" * 10]}
+    assert result == {"train": ["a" * 9000, "c" * 4500], "validation": ["b" * 1000, "d" * 500]}
+    kind, result = sides([*texts, "a note"])
+    assert kind == "the last part of the 2 longest documents; the others train"
+    assert result == {"train": ["a" * 9000, "c" * 4500, "a note"], "validation": ["b" * 1000, "d" * 500]}
+
+
+@pytest.mark.parametrize(("rows", "share"), [(12, 0.1), (100, 0.005), (1000, 0.0005)])
+def test_no_short_row_is_cut(rows: int, share: float) -> None:
+    texts = [f"row {number:04d} " + "word " * 10 for number in range(rows)]
+    kind, result = sides(texts, share=share)
+    assert kind.startswith("whole documents") and "longest" not in kind
+    assert sorted(result["train"] + result["validation"]) == sorted(texts)
+    assert result["validation"]
+
+
+def test_a_single_document_is_cut_however_short() -> None:
+    assert sides(["0123456789"])[1] == {"train": ["012345678"], "validation": ["9"]}
+    assert len(sides(["0123456789"] * 3)[1]["validation"]) == 3
+
+
+def test_whoever_asks_for_positions_gets_them() -> None:
+    assert sides(["0123456789", "abcdefghij"], kind="position")[1]["validation"] == ["9", "j"]
 
 
 def test_one_novel_among_notes_is_cut_and_the_notes_stay_whole() -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from gpt2.chat.template import ChatFormat
 from gpt2.config.commands import LARGEST_SEED, ChatSettings
 from gpt2.errors import RunError
-from gpt2.files import disk_error, write_json
+from gpt2.files import disk_error, require_folder, write_json
 from gpt2.generation.engine import Engine
 from gpt2.generation.sampling import make_sampler
 from gpt2.generation.stream import text_pieces
+from gpt2.tokenizer.base import cannot_spell
 
 REPETITIONS = 4
 """A span that stands this often behind itself at the end of an answer is a loop …"""
@@ -62,8 +63,7 @@ class Session:
         With a seed, the answer depends on the seed and on the conversation so far only. `notices` is made anew.
 
         Raises:
-            UserError: the tokenizer cannot spell the message, or the model's answer is no number. The conversation
-                is then as before.
+            UserError: the model's answer is no number. The conversation is then as before.
         """
         self.notices = []
         message = message.strip() if self.format.answers else message
@@ -106,12 +106,13 @@ class Session:
         """Write the conversation as JSON, whole or not at all.
 
         Raises:
-            RunError: there is a file of that name that this conversation did not write.
+            RunError: there is a file of that name that this conversation did not write, or no such folder.
             UserError: the system refused.
         """
         path = path.expanduser().absolute()
         if path not in self._saved and path.exists():
             raise RunError(f"{path} exists already.", "Choose another name.")
+        require_folder(path)
         roles = (("user", "message"), ("assistant", "answer"))
         conversation = {
             "origin": self.origin,
@@ -130,6 +131,8 @@ class Session:
         context = self.engine.context_length
         room = context - min(self.settings.max_tokens, context // 2)  # the rest is for the answer
         tokenizer = self.engine.tokenizer
+        if lost := cannot_spell(tokenizer, message):
+            self.notices.append(lost)
         prompt = self.format.prompt(tokenizer, message, first=not self.turns)
         if len(prompt) > room:
             prompt = self.format.shortened(tokenizer, message, room)

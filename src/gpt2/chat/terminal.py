@@ -37,7 +37,11 @@ def talk(session: Session, source: TextIO, out: TextIO) -> None:
     if interactive:
         say(f"{session.origin}: /help lists the commands, Ctrl-D quits.", style="dim")
     if not session.format.answers:
-        say("This is a base model, trained on running text: it continues what you write and does not answer.", "dim")
+        say(
+            "This is a base model: it continues what you write and does not answer. Rows of questions and answers make "
+            "one that does: gpt2 train faq.csv --data.template 'Q: {question}\\nA: {answer}'",
+            "dim",
+        )
     for line in _typed() if interactive else source:
         line = well_formed(line.rstrip("\r\n"))
         if not line.strip():

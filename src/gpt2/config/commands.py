@@ -59,14 +59,21 @@ class ChatSettings(SamplingSettings):
 class TrainSettings(Settings):
     """Train a GPT-2 on text and tables: prepare, check, learn, validate, plot, save."""
 
-    config: str | None = Field(default=None, description="TOML file of these settings; the command line overrides it")
-    resume: str | None = Field(default=None, description="run to go on with, where it stopped; takes no other setting")
+    config: str | None = Field(
+        default=None,
+        description="TOML file of these settings, or run.json of a run to repeat; the command line overrides it",
+    )
+    resume: str | None = Field(
+        default=None,
+        description="run to go on with, where it stopped; of other settings only --train.device and --distributed",
+    )
     finish: str | None = Field(
         default=None,
         description="run whose rate to bring down to its end, in --train.minutes or --train.steps from here",
     )
     fork: str | None = Field(
-        default=None, description="run, or one of its checkpoints, to start a new run from; --train.steps more steps"
+        default=None,
+        description="run, or one of its checkpoints, to start a new run from, on the same text, for --train.steps more",
     )
     auto_resume: bool = Field(
         default=False,

@@ -4,9 +4,11 @@ tyro parses the command line and writes the help, pydantic judges the values. ty
 one gets the same message whether it stood in a file or on the command line, and only what was typed overrides the file.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import glob
+import io
 import itertools
 import os
 import tomllib
@@ -21,6 +23,7 @@ from pydantic.fields import FieldInfo
 
 from gpt2.config.schema import NOT_TYPED
 from gpt2.errors import ConfigError
+from gpt2.files import read_json
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -50,6 +53,28 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"No configuration file {path}.", fix) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path} cannot be read as TOML: {error}.", "Mend that line.") from None
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """The settings in run.json of a run, to repeat it: all but its name.
+
+    Raises:
+        ConfigError: there is no such file, it is none of a run, or the run began from another's weights.
+    """
+    if not path.is_file():
+        raise ConfigError(f"No configuration file {path}.", "Give the path of run.json in a run's folder.")
+    record = read_json(path)
+    if not (isinstance(record, dict) and isinstance(record.get("settings"), dict)):
+        raise ConfigError(f"{path} is no run.json of a run.", "Give one, or a TOML file of settings.")
+    if "forked_from" in record:
+        raise ConfigError(
+            f"{path} is of a run that began from the weights of another.",
+            f"Begin there again: gpt2 train --fork {record['forked_from']} …",
+        )
+    settings = {**record["settings"], "run": None}
+    if isinstance(settings.get("train"), dict):  # steps and replans say what the minutes came to
+        settings["train"] = {**settings["train"], "minutes": None}
+    return settings
 
 
 def overlay(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,24 +143,62 @@ def command_line(
 ) -> dict[str, Any]:
     """What was typed, as nested values; what was not typed is absent.
 
-    Prints help and leaves with 0 on --help; leaves with 2 on an unknown option, naming the nearest one.
+    Prints help and leaves with 0 on --help.
+
+    Raises:
+        ConfigError: an option is unknown (the nearest one is named), or it or a word is missing or too much.
     """
     import tyro  # 0.1 s, needed only where a command line is parsed
 
     mirror = _as_text(schema, tuple(positional))
-    parsed = tyro.cli(mirror, args=_spelled_out(argv, _switches(schema)), prog=prog, description=schema.__doc__)
+    words = _spelled_out(argv, _options(schema, switches=True))
+    options = [word for word in words[: words.index("--") if "--" in words else None] if word.startswith("--")]
+    if "-h" in words or "--help" in options:
+        tyro.cli(mirror, args=words, prog=prog, description=schema.__doc__)
+    known = _options(schema)
+    for option in options:
+        _require_known(option.partition("=")[0].replace("_", "-"), known, prog)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            parsed = tyro.cli(mirror, args=words, prog=prog, description=schema.__doc__)
+    except SystemExit:
+        raise ConfigError(f"This command line cannot be read: {_unboxed(said.getvalue())}", _usage(prog)) from None
     return _given(parsed)
 
 
-def _switches(schema: type[BaseModel], prefix: str = "--") -> set[str]:
-    """The options that are true or false."""
+def _require_known(option: str, known: set[str], prog: str) -> None:
+    """Stop at an option that there is not; it may be one of another section, or a slip of the fingers."""
+    if option in known:
+        return
+    last = option.lstrip("-").rpartition(".")[2]
+    same = sorted(name for name in known if name.lstrip("-").rpartition(".")[2] == last)
+    guess = same or [name for name in [nearest(option, sorted(known))] if name]
+    fix = f"Did you mean {' or '.join(guess)}?" if guess else f"All options: {prog} --help"
+    raise ConfigError(f"There is no option {option}.", fix)
+
+
+def _unboxed(text: str) -> str:
+    """What tyro's message says, without its frame, heading and advice."""
+    lines = [line.strip("│╭╮╰╯─| ") for line in text.splitlines()]
+    _, *words = [line for line in lines if line.strip("-")] or [""]
+    return " ".join(itertools.takewhile(lambda line: not line.startswith("For full helptext"), words)) or "no reason."
+
+
+def _usage(prog: str) -> str:
+    quoted = f'A prompt of several words stands in quotes: {prog} RUN "Once upon a time". ' * prog.endswith("generate")
+    return f"{quoted}All options: {prog} --help"
+
+
+def _options(schema: type[BaseModel], switches: bool = False, prefix: str = "--") -> set[str]:
+    """The options that can be typed; only those that are true or false, where `switches`."""
     found: set[str] = set()
     for name, field in schema.model_fields.items():
         option = prefix + (field.alias or name).replace("_", "-")
-        if field.annotation is bool:
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= _options(field.annotation, switches, f"{option}.")
+        elif field.json_schema_extra != NOT_TYPED and (field.annotation is bool or not switches):
             found.add(option)
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found |= _switches(field.annotation, f"{option}.")
     return found
 
 
@@ -168,6 +231,7 @@ def _as_text(schema: type[BaseModel], positional: tuple[str, ...]) -> Any:
         metavar, many = _metavar(field)
         if name in positional:
             metavar = metavar.replace("TEXT", name.removesuffix("s").upper())
+            metavar = metavar if field.is_required() else f"[{metavar}]"
         hint = "(required)" if field.is_required() else f"(default: {_shown(field.default)})"
         if field.default is None:
             hint = ""

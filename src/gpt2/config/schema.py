@@ -27,7 +27,12 @@ class Section(BaseModel):
 class ModelSettings(Section):
     """The shape of the network. What is not given here is the preset's."""
 
-    preset: PresetName = Field(default="gpt2-mini", description="named size; the settings below override parts of it")
+    preset: PresetName = Field(
+        default="gpt2-mini",
+        description="named size, which the settings below override in part: layers × width and parameters, without the "
+        "vocabulary's, nano 3 × 48, 0.1M; micro 4 × 128, 0.8M; mini 6 × 192, 2.7M; midi 8 × 512, 25M; gpt2 12 × 768, "
+        "86M; medium 24 × 1024, 303M; large 36 × 1280, 709M; xl 48 × 1600, 1,477M",
+    )
     n_layer: Annotated[int, Field(ge=1, le=1000)] | None = Field(default=None, description="transformer blocks")
     n_head: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         default=None, description="attention heads of a block; must divide n-embd"
@@ -74,7 +79,11 @@ class DataSettings(Section):
 class TrainSettings(Section):
     """How long, in which portions, how often to look, and on what."""
 
-    steps: Count | None = Field(default=None, description="optimizer steps")
+    steps: Count | None = Field(
+        default=None,
+        description="optimizer steps; without steps, epochs or minutes ten passes over the training part, but 1,000 to "
+        "10,000 steps",
+    )
     epochs: Positive | None = Field(
         default=None, description="passes over the training part; give this or steps, or neither"
     )
@@ -89,8 +98,8 @@ class TrainSettings(Section):
     )
     eval_every: Count | None = Field(
         default=None,
-        description="steps between validations, besides the end of each epoch; else a twentieth of the run, "
-        "and at least 10",
+        description="steps between validations, besides the end of each epoch of 5 steps and more; else a twentieth of "
+        "the run, and at least 10",
     )
     eval_tokens: Count = Field(
         default=2_000_000,

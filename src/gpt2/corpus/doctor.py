@@ -5,9 +5,13 @@ from typing import Any
 
 from gpt2.config.presets import PRESETS
 from gpt2.errors import DataError
+from gpt2.model.cost import block_parameters
 
 FAR_TOO_LARGE = 20
 """Parameters for each training token from which the model can only learn the text by heart."""
+
+FEW_TOKENS = 16
+"""Tokens of a document with fewer of which there is hardly anything to predict from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,7 @@ def characters_per_token(part: Part) -> float:
     return part.characters / max(part.tokens, 1)
 
 
-def require_windows(stats: Stats, context_length: int) -> None:
+def require_enough(stats: Stats, context_length: int) -> None:
     """Stop where a part cannot fill one window.
 
     Raises:
@@ -118,7 +122,8 @@ def require_windows(stats: Stats, context_length: int) -> None:
         if part.tokens < needed:
             most = min(stats.train.tokens, stats.validation.tokens) // 4
             raise DataError(
-                f"The {name} part has {part.tokens:,} tokens; one window of --model.context-length {context_length} "
+                f"The {name} part has {part.tokens:,} token{'s' * (part.tokens != 1)}; "
+                f"one window of --model.context-length {context_length} "
                 f"needs {needed:,}.",
                 "Give more text"
                 + (f", or --model.context-length {most} at most: four windows in each part." if most >= 2 else "."),
@@ -131,14 +136,23 @@ def examine(report: Report) -> tuple[str, ...]:
     if report.parameters > FAR_TOO_LARGE * stats.train.tokens:
         ratio = report.parameters / stats.train.tokens
         smallest = min(PRESETS, key=lambda name: PRESETS[name].n_embd)
+        shape = PRESETS[smallest]
+        least = (stats.vocab_size + shape.context_length) * shape.n_embd + shape.n_layer * block_parameters(
+            shape.n_embd
+        )
         found.append(
             f"The model is far too large for this text: {report.parameters:,} parameters, {ratio:,.0f} for each "
-            "training token. It will learn the text by heart. Give more text, or a smaller model (the smallest "
-            f"preset is --model.preset {smallest})."
+            "training token. It will learn the text by heart. Give more text, or a smaller model "
+            + (
+                f"(the smallest preset is --model.preset {smallest})."
+                if report.parameters > 1.1 * least
+                else "(--model.n-layer, --model.n-embd)."
+            )
         )
     if stats.duplicates > 0.05 * stats.documents:
         found.append(
-            f"{stats.duplicates:,} of {stats.documents:,} documents occur more than once; the model will repeat them."
+            f"{stats.duplicates:,} of {stats.documents:,} documents repeat an earlier one; the model will repeat them "
+            "too."
         )
     if stats.leaked:
         found.append(
@@ -146,8 +160,12 @@ def examine(report: Report) -> tuple[str, ...]:
             "better than it is. Remove them from one of the two."
         )
     if report.validation_windows < 10:
+        few = f"{report.validation_windows} window{'s' * (report.validation_windows != 1)}"
+        found.append(f"The validation part has only {few}: its loss will be a rough figure.")
+    if stats.validation.tokens < FEW_TOKENS * stats.validation.documents:
         found.append(
-            f"The validation part has only {report.validation_windows} windows: its loss will be a rough figure."
+            f"A validation document has {stats.validation.tokens / stats.validation.documents:.0f} tokens on average: "
+            "its loss says little. Give longer documents, or a file with --data.validation-source."
         )
     if stats.unknown_share > 0.001:
         found.append(

@@ -33,11 +33,11 @@ from gpt2.corpus.split import (
     summary_of_lengths,
 )
 from gpt2.errors import DataError
-from gpt2.files import atomic_folder, read_json, write_json
+from gpt2.files import alone, atomic_folder, read_json, sweep_temporaries, write_json
 from gpt2.tokenizer.base import Tokenizer
 from gpt2.tokenizer.store import load_tokenizer, tokenizer_from_spec
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same sources and settings would give other bytes."""
 
 SIDES: tuple[Side, Side] = ("train", "validation")
@@ -91,6 +91,17 @@ def prepare(
     if (folder / "MANIFEST.json").is_file():
         return open_prepared(folder)
 
+    with alone(root / f".{name}.lock"):  # another command may be about to lay down the same
+        if (folder / "MANIFEST.json").is_file():
+            return open_prepared(folder)
+        sweep_temporaries(root, of=name)
+        sweep_temporaries(root, older_than=86_400)
+        return _prepare(sources, validation, tokenizer_spec, settings, folder)
+
+
+def _prepare(
+    sources: Sources, validation: Sources | None, tokenizer_spec: str, settings: DataSettings, folder: Path
+) -> Prepared:
     found = _scan(sources, "Reading")
     found_validation = _scan(validation, "Reading validation") if validation else None
     split = ALL_TRAIN if validation else plan_split(found, settings.split, settings.validation)
@@ -122,9 +133,9 @@ def prepare(
             write_json(temporary / file, value)
         write_json(
             temporary / "MANIFEST.json",
-            {"format": FORMAT, "fingerprint": name, "stats": stats.to_json(), "parts": entries},
+            {"format": FORMAT, "fingerprint": folder.name, "stats": stats.to_json(), "parts": entries},
         )
-    return Prepared(folder, name, tokenizer, stats, reused=False)
+    return Prepared(folder, folder.name, tokenizer, stats, reused=False)
 
 
 def _scan(sources: Sources, description: str) -> Scan:

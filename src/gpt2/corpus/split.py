@@ -1,6 +1,7 @@
 """Which text trains and which validates: by the hash of whole documents, or by position inside each."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +13,10 @@ from gpt2.corpus.document import Document
 from gpt2.errors import DataError
 
 FEW = 20
-"""Below this many different documents a share of them is a lottery: then the end of each one validates."""
+"""Below this many different documents a share of them is a lottery: then the end of each long one validates."""
+LEAST_CUT = 2_000
+LEAST_END = 300
+"""Characters that a document must have to be cut, and its end: a few words torn from their row judge nothing."""
 
 Side = Literal["train", "validation"]
 
@@ -84,17 +88,26 @@ def plan_split(found: Scan, kind: Literal["auto", "documents", "position"], shar
     """Decide how to split a corpus.
 
     By itself: whole documents, where there are at least 20 different ones. A document longer than half of the
-    validation part is split by position even then: one novel among notes would make either part a fragment.
+    validation part is split by position even then: one novel among notes would make either part a fragment. Of fewer
+    documents each long one is split by position. None is that is too short to be cut; a single document always is.
 
     Raises:
         DataError: whole documents are asked for, and there is only one.
     """
+    by_position = Split(share, -1, 0)
     if kind == "position":
-        return Split(share, -1, 0)
-    longest = 2**63 if kind == "documents" else int(found.characters.sum() * share / 2)
+        return by_position
+    longest = 2**63
+    if kind == "auto":
+        many = len(np.unique(found.hashes)) >= FEW
+        half = int(found.characters.sum() * share / 2) if many else 0
+        longest = max(half, LEAST_CUT, math.ceil(LEAST_END / share))
     distinct = np.unique(found.hashes[found.characters <= longest])  # sorted
-    if kind == "auto" and len(distinct) < FEW:
-        return Split(share, -1, 0)
+    if kind == "auto" and (found.characters > longest).any():
+        validating = min(len(distinct) - 1, round(share * len(distinct)))
+        return Split(share, int(distinct[validating - 1]) if validating > 0 else -1, longest)
+    if len(distinct) < 2 and kind == "auto":
+        return by_position
     if len(distinct) < 2:
         raise DataError(
             f"There is only {len(distinct)} document, so whole documents cannot be kept for validation.",
@@ -109,6 +122,8 @@ def describe(found: Scan, split: Split) -> str:
     cut = int((found.characters > split.longest).sum())
     if cut == len(found.characters):
         return "the last part of each document"
+    if cut and split.threshold < 0:
+        return f"the last part of the {cut:,} longest documents; the others train"
     whole = "whole documents, chosen by the hash of their content"
     return f"{whole}; of the {cut:,} longest the last part (these count on both sides)" if cut else whole
 

@@ -73,6 +73,20 @@ def _mixed(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
+def require_even(batch_size: int, world_size: int) -> None:
+    """Stop where a batch cannot be divided.
+
+    Raises:
+        ConfigError: not evenly among the processes; names batches that can be.
+    """
+    if batch_size % world_size:
+        less, more = batch_size // world_size * world_size, -(-batch_size // world_size) * world_size
+        raise ConfigError(
+            f"A batch of {batch_size} sequences cannot be divided evenly among {world_size} processes.",
+            f"Choose --train.batch-size {f'{less} or {more}' if less else more}.",
+        )
+
+
 class Loader:
     """Batches without end. Sample g of a run is position g mod n of epoch g div n, for n windows in an epoch.
 
@@ -105,11 +119,7 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if batch_size % world_size:
-            raise ConfigError(
-                f"A batch of {batch_size} windows cannot be divided evenly among {world_size} processes.",
-                f"Choose a batch size that is a multiple of {world_size}.",
-            )
+        require_even(batch_size, world_size)
         assert 0 <= rank < world_size, f"rank {rank} of {world_size}"
         self._tokens = tokens
         self._context_length = context_length

@@ -1,5 +1,6 @@
 """The same command in several processes of this machine, by torchrun."""
 
+import logging
 import os
 import sys
 import uuid
@@ -40,6 +41,7 @@ def launch(argv: Sequence[str], processes: int) -> None:
         max_restarts=0,
         signals_to_handle="SIGTERM,SIGINT,SIGUSR1",
     )
+    logging.disable(logging.CRITICAL)  # torchrun's own lines about a process that has already said why it failed
     try:
         elastic_launch(config, sys.executable)("-m", "gpt2", "train", *argv)
     except ChildFailedError as error:

@@ -7,7 +7,7 @@ from gpt2.config.commands import PlotSettings
 from gpt2.console import say
 from gpt2.errors import RunError
 from gpt2.evaluation.loss import bits_per_byte
-from gpt2.files import read_json
+from gpt2.files import read_json, require_folder
 from gpt2.training.checkpoint import RUNS, find_run
 from gpt2.training.metrics import read_metrics
 from gpt2.training.plots import plot_run, plot_runs
@@ -19,6 +19,8 @@ def plot(settings: PlotSettings) -> None:
     Raises:
         RunError: no such run, or it has made no step yet.
     """
+    if settings.out is not None:
+        require_folder(Path(settings.out))
     folders = [find_run(run) for run in settings.runs or (None,)]
     for folder in folders:
         if not read_metrics(folder / "metrics.jsonl"):

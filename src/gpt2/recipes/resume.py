@@ -13,14 +13,16 @@ from gpt2.console import say
 from gpt2.corpus.prepare import open_prepared
 from gpt2.corpus.sources import Sources
 from gpt2.distributed import World, joined, world_from_environment
-from gpt2.errors import ConfigError, DataError, RunError
+from gpt2.errors import ConfigError, DataError, RunError, UserError
 from gpt2.files import locked, read_json, write_json
 from gpt2.optim.schedule import multiplier
-from gpt2.recipes.data import prepare_data
+from gpt2.recipes.data import absolute, prepare_data
 from gpt2.recipes.run import Job, run
 from gpt2.runtime import pick_device
 from gpt2.training import checkpoint
 from gpt2.training.metrics import read_metrics
+
+IN_USE = "Wait until it ends, or stop it: Ctrl-C saves it first."
 
 
 class Begun(TypedDict):
@@ -43,12 +45,13 @@ def go(begun: Begun | None, started: float, world: World) -> None:
     run(Job(Path(begun["folder"]), settings, prepared, begun["record"], resumed, started, world, begun["deadline"]))
 
 
-def resume(name: str, distributed: DistributedSettings | None, started: float) -> None:
+def resume(name: str, distributed: DistributedSettings | None, device: str | None, started: float) -> None:
     """Go on with a run from its newest whole checkpoint, with the settings and data it began with.
 
     Args:
         name: name or folder of a run.
         distributed: over how many processes, and how, where that is to differ from before.
+        device: where to train, if elsewhere than before.
         started: `time.monotonic()` of the command's begin.
 
     Raises:
@@ -64,16 +67,17 @@ def resume(name: str, distributed: DistributedSettings | None, started: float) -
             raise _complete(folder)
         return begun
 
-    _go_on(folder, begin, started)
+    _go_on(device or _trained_on(folder), begin, started)
 
 
-def finish(name: str, steps: int | None, minutes: float | None, started: float) -> None:
+def finish(name: str, steps: int | None, minutes: float | None, device: str | None, started: float) -> None:
     """Bring a run's rate down to its end from where it stands, in the time that is left to it.
 
     Args:
         name: name or folder of a run.
         steps: optimizer steps until the end, or
         minutes: time until the end.
+        device: where to train, if elsewhere than before.
         started: `time.monotonic()` of the command's begin.
 
     Raises:
@@ -88,9 +92,9 @@ def finish(name: str, steps: int | None, minutes: float | None, started: float) 
         )
 
     def begin(stack: contextlib.ExitStack) -> Begun:
-        record = read_json(folder / "run.json")
+        record = read_record(folder)
         settings = Settings.model_validate(record["settings"])
-        stack.enter_context(locked(folder))
+        stack.enter_context(locked(folder, IN_USE))
         newest = checkpoint.newest_valid(folder)
         at = checkpoint.step_of(newest) or 0
         assert settings.train.steps
@@ -103,13 +107,13 @@ def finish(name: str, steps: int | None, minutes: float | None, started: float) 
         settings = replanned(settings, at, at + more)
         train = settings.train.model_copy(update={"minutes": minutes})
         record["settings"] = settings.model_copy(update={"train": train}).model_dump(mode="json")
-        write_json(folder / "run.json", record)
-        say(f"Bringing the rate down over {more:,} steps.")
         begun = _continued(folder, record, newest)
+        write_json(folder / "run.json", record)  # not before the data has been found to be what it was
+        say(f"Bringing the rate down over {more:,} steps.")
         begun["deadline"] = started + 60 * minutes if minutes is not None else None
         return begun
 
-    _go_on(folder, begin, started)
+    _go_on(device or _trained_on(folder), begin, started)
 
 
 def fork(name: str, typed: Mapping[str, Any], started: float) -> None:
@@ -117,48 +121,81 @@ def fork(name: str, typed: Mapping[str, Any], started: float) -> None:
 
     Args:
         name: name or folder of a run, or one of its checkpoint folders.
-        typed: settings that differ from the other run's.
+        typed: settings that differ from the other run's; steps and minutes count from here.
         started: `time.monotonic()` of the command's begin.
 
     Raises:
-        RunError: the new run's name is taken.
+        RunError: the new run's name is taken, or there is nothing left to do.
         ConfigError: a setting differs that the checkpoint fixes.
+        DataError: the sources are not what they were.
     """
     source = checkpoint.open_checkpoint(name, "last")
     before = Settings.model_validate(source.settings["settings"]) if "settings" in source.settings else None
     if before is None:
         raise RunError(f"{source.folder} has no training state to go on from.", "Fork a run of gpt2 train.")
+    settings, more, minutes = _of_fork(before, typed)
+    at, run_folder = source.step or 0, source.run_folder or source.folder.parent.parent
+    if more is None and minutes is not None:
+        more = _steps_in(run_folder, 60 * minutes)
+    total = at + more if more is not None else before.train.steps or 0
+    if total <= at:
+        raise RunError(
+            f"{run_folder} has made its {at:,} steps; a fork needs to know how many more.",
+            f"Say it: gpt2 train --fork {name} --train.steps 500   (or --train.minutes 10)",
+        )
+    runs = run_folder.parent if source.run_folder else checkpoint.RUNS
+    folder = _free(runs, settings.run or f"{run_folder.name}-fork", named=settings.run is not None)
+    settings = settings.model_copy(
+        update={
+            "run": folder.name,
+            "sources": absolute(settings.sources),
+            "schedule": settings.schedule.model_copy(update={"begins": at, "replans": ()}),
+            "train": settings.train.model_copy(update={"steps": total, "minutes": minutes}),
+        }
+    )
+
+    def begin(stack: contextlib.ExitStack) -> Begun:
+        asked = {"fork": os.path.abspath(source.folder), **typed}
+        origin = {"asked": asked, "forked_from": str(source.folder)}
+        record = {**source.settings, "settings": settings.model_dump(mode="json"), **origin}
+        begun = _continued(folder, record, source.folder)
+        stack.enter_context(locked(folder))
+        if (folder / "run.json").exists():
+            raise _taken(folder)
+        write_json(folder / "run.json", record)
+        say(f"{folder} begins where {source.folder} stands, at step {at:,}.")
+        begun["deadline"] = started + 60 * minutes if minutes is not None else None
+        return begun
+
+    _go_on(settings.train.device, begin, started)
+
+
+def _of_fork(before: Settings, typed: Mapping[str, Any]) -> tuple[Settings, int | None, float | None]:
+    """The settings of a fork but for its length, and that as typed: steps, minutes.
+
+    Raises:
+        ConfigError: a setting differs that goes with the weights or the place in the data.
+    """
     base = before.model_dump(mode="json", exclude_none=True)
     base["run"] = None
-    steps = typed.get("train", {}).get("steps")
-    if steps is not None:  # counted from here, as a user thinks of them
-        steps = validate(Settings, {"train": {"steps": steps}}).train.steps
-    settings = validate(Settings, overlay(base, dict(typed)))
+    own = dict(typed.get("train", {}))
+    length = {name: own.pop(name) for name in ("steps", "minutes", "epochs") if name in own}
+    train = validate(Settings, {"train": length}).train
+    if len(length) > 1 or train.epochs is not None:
+        raise ConfigError("A fork's length is given once, from here on.", "Give --train.steps or --train.minutes.")
+    settings = validate(Settings, overlay(base, {**typed, "train": own}))
     shapes = [s.model.model_dump(exclude={"dropout", "preset"}) for s in (settings, before)]
     if shapes[0] != shapes[1] or settings.tokenizer != before.tokenizer:
         raise ConfigError(
             "A fork keeps the model's shape and the tokenizer: it goes on with their weights.",
             "Leave --tokenizer and --model out, except --model.dropout.",
         )
-    at = source.step or 0
-    schedule = settings.schedule.model_copy(update={"begins": at, "replans": ()})
-    total = at + steps if steps is not None else before.train.steps
-    settings = settings.model_copy(
-        update={"schedule": schedule, "train": settings.train.model_copy(update={"steps": total})}
-    )
-    runs = source.run_folder.parent if source.run_folder else checkpoint.RUNS
-    parent = source.run_folder.name if source.run_folder else source.folder.parent.parent.name
-    folder = _free(runs, settings.run or f"{parent}-fork", named=settings.run is not None)
-    settings = settings.model_copy(update={"run": folder.name})
-
-    def begin(stack: contextlib.ExitStack) -> Begun:
-        record = {**source.settings, "settings": settings.model_dump(mode="json"), "forked_from": str(source.folder)}
-        stack.enter_context(locked(folder))
-        write_json(folder / "run.json", record)
-        say(f"{folder} begins where {source.folder} stands, at step {at:,}.")
-        return _continued(folder, record, source.folder)
-
-    _go_on(folder, begin, started)
+    if {"sources", "data"} & typed.keys() or settings.train.seed != before.train.seed:
+        raise ConfigError(
+            "A fork keeps the text, how it was prepared, and the seed of its order: it goes on from a place in it.",
+            "Leave the sources, --data and --train.seed out. For another text, train a new run on it.",
+        )
+    return settings, train.steps, train.minutes
 
 
 def begin_again(folder: Path, distributed: DistributedSettings | None, stack: contextlib.ExitStack) -> Begun | None:
@@ -166,31 +203,52 @@ def begin_again(folder: Path, distributed: DistributedSettings | None, stack: co
 
     None, where it has made its last step: all that may be missing of it then is mended.
     """
-    record = read_json(folder / "run.json")
-    stack.enter_context(locked(folder))
+    record = read_record(folder)
+    stack.enter_context(locked(folder, IN_USE))
     newest = checkpoint.newest_valid(folder) if checkpoint.list_checkpoints(folder) else None
-    if newest and (checkpoint.step_of(newest) or 0) >= record["settings"]["train"]["steps"]:
+    train = record["settings"]["train"]
+    if newest and (checkpoint.step_of(newest) or 0) >= train["steps"]:
         checkpoint.lead_to(folder, newest)
         write_json(folder / "run_state.json", {"status": "completed", "step": checkpoint.step_of(newest)})
         return None
     if distributed is not None:
         record["settings"]["distributed"] = distributed.model_dump(mode="json")
-    return _continued(folder, record, newest or _origin(record))
+    begun = _continued(folder, record, newest or _origin(record))
+    if train["minutes"] is not None:
+        say(
+            f"It goes on to step {train['steps']:,} as planned: --train.minutes counted from its beginning. "
+            f"To end it in a given time: gpt2 train --finish {folder} --train.minutes …",
+        )
+    return begun
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """run.json of a run.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    path = folder / "run.json"
+    try:
+        record = read_json(path)
+        Settings.model_validate(record["settings"])
+    except (UserError, ValueError, KeyError, TypeError) as error:
+        what = error.what if isinstance(error, UserError) else f"{path} does not hold the settings of a run."
+        raise RunError(what, f"Its checkpoints have copies: cp {folder}/last/run.json {path}") from None
+    return record
 
 
 def _continued(folder: Path, record: dict[str, Any], newest: Path | None) -> Begun:
     """A run from a checkpoint on, or where it has none from its beginning."""
     settings = Settings.model_validate(record["settings"])
-    assert settings.train.steps
-    if newest and (checkpoint.step_of(newest) or 0) >= settings.train.steps:
-        raise _complete(folder)
     prepared, opened = prepare_data(settings, folder.parent / ".prepared")
     if prepared.fingerprint != record["data"]:
+        whose = folder if (folder / "run.json").exists() else record["forked_from"]
         raise DataError(
-            f"The data of {folder} changed since the run began{_changed(record, opened)}.",
+            f"The data of {whose} changed since the run began{_changed(record, opened)}.",
             "Put the files back as they were, or start a new run: gpt2 train … --run NAME",
         )
-    if "forked_from" not in record:
+    if (folder / "run.json").exists():  # a fork is about to begin where it does not
         say(
             f"Going on from {newest}." if newest else f"{folder} had not come to its first checkpoint: beginning again."
         )
@@ -214,19 +272,27 @@ def _origin(record: dict[str, Any]) -> Path | None:
     return origin
 
 
-def _go_on(folder: Path, begin: Callable[[contextlib.ExitStack], Begun], started: float) -> None:
+def _trained_on(folder: Path) -> str:
+    return read_record(folder)["settings"]["train"]["device"]
+
+
+def _go_on(device_name: str, begin: Callable[[contextlib.ExitStack], Begun], started: float) -> None:
     world = world_from_environment()
-    device_name = "auto"
-    if (folder / "run.json").exists():
-        device_name = read_json(folder / "run.json")["settings"]["train"]["device"]
-    device = pick_device(device_name, world.local_rank if world.size > 1 else None)
+    try:
+        device = pick_device(device_name, world.local_rank if world.size > 1 else None)
+    except ConfigError as error:
+        raise ConfigError(error.what, f"{error.fix} To go on with another: --train.device auto") from None
     with joined(world, device.type == "cuda"), contextlib.ExitStack() as stack:
-        go(world.from_main(lambda: begin(stack)), started, world)
+        begun = world.from_main(lambda: begin(stack))
+        begun["record"]["settings"]["train"]["device"] = device.type if world.size > 1 else str(device)
+        go(begun, started, world)
 
 
 def _steps_in(folder: Path, seconds: float) -> int:
-    """How many steps the run makes in so much time, by its last records."""
+    """How many steps the run makes in so much time, by its last records; without any a guess, which the pace mends."""
     records = read_metrics(folder / "metrics.jsonl")[-50:]
+    if not records:
+        return 1000
     per_step = records[-1].tokens / records[-1].step
     speed = sum(record.tokens_per_second for record in records) / len(records)
     return max(1, int(seconds * speed / per_step))
@@ -235,11 +301,15 @@ def _steps_in(folder: Path, seconds: float) -> int:
 def _free(runs: Path, name: str, named: bool) -> Path:
     folder, number = runs / name, 1
     if named and (folder / "run.json").exists():
-        raise RunError(f"There is a run {folder} already.", f"Give the new one another name: --run {name}-2")
+        raise _taken(folder)
     while folder.exists():
         number += 1
         folder = runs / f"{name}-{number}"
     return folder
+
+
+def _taken(folder: Path) -> RunError:
+    return RunError(f"There is a run {folder} already.", f"Give the new one another name: --run {folder.name}-2")
 
 
 def _changed(record: dict[str, Any], opened: Sources) -> str:

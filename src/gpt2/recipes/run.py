@@ -75,8 +75,9 @@ def run(job: Job) -> None:
     train = settings.train
     device = pick_device(train.device, world.local_rank if world.size > 1 else None)
     assert train.steps and train.micro_batch_size and train.eval_every
-    if world.is_main and (folder / "checkpoints").exists():
+    if world.is_main:
         sweep_temporaries(folder / "checkpoints")
+        sweep_temporaries(folder, older_than=3600)  # `gpt2 plot` writes here without a lock
 
     model = _build_model(job).to(device)
     objective = NextTokenLoss(model)
@@ -149,7 +150,8 @@ def run(job: Job) -> None:
 
     def failed(name: str, error: OSError) -> None:
         warn(
-            f"{name} could not be saved: {error.strerror or error}. Training goes on; earlier checkpoints are intact. "
+            f"{name} could not be saved: {error.strerror or error}. Training goes on"
+            f"{'; earlier checkpoints are intact' if checkpoint.list_checkpoints(folder) else ''}. "
             "Free some disk space before the next one."
         )
 

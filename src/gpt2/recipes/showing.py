@@ -26,7 +26,7 @@ from gpt2.model.cost import flops_per_token
 from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.runtime import derive_seed
 from gpt2.training import checkpoint
-from gpt2.training.metrics import Record, read_metrics
+from gpt2.training.metrics import Record, elapsed, read_metrics
 from gpt2.training.plots import plot_run
 
 
@@ -102,7 +102,7 @@ def say_if_late(started: float, deadline: float | None) -> None:
 def _speed(settings: Settings, config: GPT2Config, records: list[Record]) -> list[tuple[str, str]]:
     """Tokens a second of the middle step; on a GPU whose peak is known, also what share of it that is."""
     speed = statistics.median(record.tokens_per_second for record in records)
-    rows = [("tokens a second", f"{speed:,.0f}")]
+    rows = [("tokens a second, median of steps", f"{speed:,.0f}")]
     gpu = find_gpu(torch.cuda.get_device_name()) if settings.train.device.startswith("cuda") else None
     if gpu is not None:
         share = speed * flops_per_token(config) / (gpu.peak * settings.distributed.processes)
@@ -120,15 +120,15 @@ def conclude(
     best = checkpoint.validation_loss(best_folder) if best_folder else math.inf
     best_step = checkpoint.step_of(best_folder) or 0 if best_folder else 0
     rows = [
-        ("validation loss, nats a token", f"{best:.4f}"),
-        ("perplexity", f"{math.exp(min(best, 700)):.2f}"),
-        ("bits a byte", f"{bits_per_byte(best, stats.validation.tokens, stats.validation.text_bytes):.3f}"),
+        ("best validation loss, nats a token", f"{best:.4f}"),
+        ("its perplexity", f"{math.exp(min(best, 700)):.2f}"),
+        ("its bits a byte", f"{bits_per_byte(best, stats.validation.tokens, stats.validation.text_bytes):.3f}"),
         ("bigram, unigram, uniform loss", f"{lines.bigram:.3f}, {lines.unigram:.3f}, {lines.uniform:.3f}"),
-        ("at step", f"{best_step:,} of {step:,}"),
-        ("time", f"{records[-1].seconds:,.0f} s"),
+        ("its step", f"{best_step:,} of {step:,}"),
+        ("time", f"{elapsed(records)[-1]:,.0f} s"),
         *_speed(settings, config, records),
     ]
-    table(f"Run {folder.name}, {outcome}", rows, ("best checkpoint", ""))
+    table(f"Run {folder.name}, {outcome}", rows, ("", ""))
     if best >= lines.bigram:
         warn(
             "The model predicts this text no better than counted pairs of tokens do (the bigram line). Train longer, "

@@ -10,8 +10,9 @@ from gpt2 import __version__
 from gpt2.config.resolve import resolve_context, resolve_model, resolve_training
 from gpt2.config.schema import Settings
 from gpt2.console import say
-from gpt2.corpus.doctor import require_windows
+from gpt2.corpus.doctor import require_enough
 from gpt2.corpus.prepare import Prepared
+from gpt2.data.loader import require_even
 from gpt2.distributed import World, joined, world_from_environment
 from gpt2.errors import ConfigError, RunError
 from gpt2.files import locked, read_json, write_json
@@ -85,13 +86,15 @@ def _begin(
         if begun is None:
             say(f"{folder} is complete. Nothing is left to do.")
         return begun
-    prepared, opened = prepare_data(settings, RUNS / ".prepared")
     minutes = settings.train.minutes
+    if minutes is None or "batch_size" in given.train.model_fields_set:  # else one is chosen
+        require_even(settings.train.batch_size, world.size)
+    prepared, opened = prepare_data(settings, RUNS / ".prepared")
     deadline = started + 60 * minutes if minutes is not None else None
     if given.model.context_length is None:
         settings = _fitted(settings, prepared)
     assert settings.model.context_length
-    require_windows(prepared.stats, settings.model.context_length)
+    require_enough(prepared.stats, settings.model.context_length)
     if deadline is not None:
         settings = chosen_in_time(settings, given, prepared, device, world.size, deadline)
     settings = _resolved(settings, prepared, world, device, folder.name)

@@ -61,6 +61,17 @@ def well_formed(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
+def cannot_spell(tokenizer: Tokenizer, text: str) -> str:
+    """What the model will not see of a text, in words; empty if it will see all of it."""
+    lost = [c for c in dict.fromkeys(text) if tokenizer.decode(tokenizer.encode(c).tolist()) != c]
+    if not lost:
+        return ""
+    return (
+        f"The {tokenizer.name} tokenizer cannot spell {', '.join(map(repr, lost[:10]))}{' …' * (len(lost) > 10)}: "
+        "the training text had no such character, and the model sees a mark for the unknown in its place."
+    )
+
+
 def fingerprint_of(kind: str, tokens: Iterable[bytes]) -> str:
     """16 hexadecimal digits for a way of encoding (`kind`) and its tokens in the order of their ids."""
     spelled = b"".join(len(token).to_bytes(4, "little") + token for token in tokens)  # lengths: no two lists join alike

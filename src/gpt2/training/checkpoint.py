@@ -8,7 +8,6 @@ with its files is no checkpoint. Old ones go only after the new one is in place.
 """
 
 import contextlib
-import json
 import math
 import os
 import re
@@ -276,4 +275,4 @@ def open_checkpoint(run: str | None, which: str = "best", root: Path = RUNS) -> 
 
 def _settings(folder: Path) -> dict[str, Any]:
     path = folder / "run.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_json(path) if path.exists() else {}

@@ -1,34 +1,49 @@
 """What a user sees of a run while it trains: one live line in a terminal, a line now and then in a log."""
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from gpt2.console import console, say
 from gpt2.training.metrics import Record
 
 LOG_SECONDS = 30.0
+NARROW = 100
+"""Columns below which a terminal shows less of a step, so that the bar and the time left have room."""
 
 
 class Display:
-    """A tracker that shows step, epoch, losses, learning rate, speed and time left."""
+    """A tracker that shows step, epoch, losses, learning rate, speed and time left.
 
-    def __init__(self, steps: int, done: int, val_loss: float | None) -> None:
+    Args:
+        steps: last step of the run.
+        done: steps made before.
+        val_loss: the last one measured.
+        clock: seconds; another one in tests.
+    """
+
+    def __init__(
+        self, steps: int, done: int, val_loss: float | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.steps = steps
         self.val_loss = val_loss
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.percentage:>3.0f} %"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[left]}"),
             console=console(),
             disable=not console().is_terminal,
             refresh_per_second=4,
         )
-        self._task: TaskID = self._bar.add_task("starting", total=steps, completed=done)
+        self._task: TaskID = self._bar.add_task("starting", total=steps, completed=done, left="")
         self._sum = self._weight = 0.0
-        self._logged = time.monotonic()
+        self._clock = clock
+        self._logged = clock()
+        self._first: tuple[int, float] | None = None
+        """The first step of this command, and when it was done: set-up is over then."""
 
     def __enter__(self) -> "Display":
         self._bar.__enter__()
@@ -50,24 +65,31 @@ class Display:
         self._sum, self._weight = 0.8 * self._sum + 0.2 * record.train_loss, 0.8 * self._weight + 0.2
         if record.val_loss is not None:
             self.val_loss = record.val_loss
-        self._bar.update(self._task, completed=record.step, description=self.line(record))
-        if self._bar.disable and (record.val_loss is not None or time.monotonic() - self._logged > LOG_SECONDS):
-            self._logged = time.monotonic()
-            left = self._seconds_left(record)
-            say(f"{self.line(record)}  left {int(left // 60)}:{int(left % 60):02d}")
+        self._first = self._first or (record.step, self._clock())
+        left = self.left(record.step)
+        self._bar.update(self._task, completed=record.step, description=self.line(record), left=left)
+        if self._bar.disable and (record.val_loss is not None or self._clock() - self._logged > LOG_SECONDS):
+            self._logged = self._clock()
+            say(f"{self.line(record)}  {left}")
 
     def line(self, record: Record) -> str:
         """The step in one line."""
         losses = f"train {self._sum / self._weight:.3f}"
         if self.val_loss is not None:
             losses += f"  val {self.val_loss:.3f}"
-        return (
-            f"step {record.step}/{self.steps}  epoch {record.epoch:.1f}  {losses}"
-            f"  lr {record.lr:.1e}  {_short(record.tokens_per_second)} tokens/s"
-        )
+        speed = f"{_short(record.tokens_per_second)} tokens/s"
+        if console().is_terminal and console().width < NARROW:
+            return f"{record.step}/{self.steps}  {losses}  {speed}"
+        return f"step {record.step}/{self.steps}  epoch {record.epoch:.1f}  {losses}  lr {record.lr:.1e}  {speed}"
 
-    def _seconds_left(self, record: Record) -> float:
-        return (self.steps - record.step) * record.tokens / record.step / max(record.tokens_per_second, 1e-9)
+    def left(self, step: int) -> str:
+        """The time left in words, by the mean pace of this command's steps with the validations between them."""
+        if self._first is None or step == self._first[0]:
+            return ""
+        seconds = (self.steps - step) * (self._clock() - self._first[1]) / (step - self._first[0])
+        minutes, seconds = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        return "left " + (f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}")
 
 
 def _short(value: float) -> str:

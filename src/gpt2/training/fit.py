@@ -13,6 +13,8 @@ from gpt2.training.trainer import Trainer
 
 Outcome = Literal["completed", "stopped early", "preempted"]
 ROLLBACKS_AT_MOST = 3
+LEAST_EPOCH = 5
+"""Steps of an epoch that is worth a validation at its end; a text of a page has an epoch in every step."""
 
 
 class Tracker(Protocol):
@@ -99,9 +101,9 @@ def fit(
 ) -> Outcome:
     """Train to the last step, or until patience ends or a stop is wished. In each case the state is saved.
 
-    Every epoch's end and every `eval_every` steps the whole validation part is measured. At the latter (and at the
-    former, where an epoch is no shorter than `eval_every`) it is also looked at and saved: a text of a few pages has
-    an epoch in every step, and a plot and a checkpoint for each would take longer than the training.
+    Every `eval_every` steps the whole validation part is measured, and at the end of every epoch of at least
+    `LEAST_EPOCH` steps. At the former (and at the latter, where an epoch is no shorter than `eval_every`) it is also
+    looked at and saved: on a few pages a plot and a checkpoint for each epoch would take longer than the training.
 
     Args:
         trainer: makes the steps, and knows of wishes to stop.
@@ -132,7 +134,7 @@ def fit(
             epoch_ended = math.floor(trainer.epoch) > epoch_before
             regular = step % rhythm.eval_every == 0 or step == rhythm.steps
             stop_here = regular or (epoch_ended and step / trainer.epoch >= rhythm.eval_every)
-            if stop_here or epoch_ended:
+            if stop_here or (epoch_ended and step / trainer.epoch >= LEAST_EPOCH):
                 record.val_loss = validate()
                 if not math.isfinite(record.val_loss):
                     raise DivergedError(f"At step {step} the validation loss is {record.val_loss:g}.")
@@ -143,7 +145,7 @@ def fit(
                 raise RunError(
                     str(error),
                     "The rate is probably too high: train again with half of --optim.lr (and --optim.matrix-lr), and "
-                    "with the usual --optim.weight-decay. Checkpoints are intact.",
+                    "with the usual --optim.weight-decay." + " Checkpoints are intact." * (rolled_back > 0),
                 ) from None
             progress.rollbacks = rolled_back + 1
             notify(f"{error} Going back to the checkpoint of step {back}, and on with the data after this.")

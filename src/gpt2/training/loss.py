@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-IGNORED = -100
-"""A target that is not to be learned."""
+from gpt2.data.dataset import IGNORED
+
 CHUNK_BYTES = 2**28
 """Logits (in fp32) that may lie in memory at once."""
 

@@ -1,7 +1,7 @@
 """What is known after each optimizer step, and the file that keeps it: one JSON object a line."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -57,6 +57,17 @@ def read_metrics(path: Path) -> list[Record]:
         except TypeError:  # a bit in a name
             warn(f"{path}, step {value['step']}, is damaged: it is left out.")
     return records
+
+
+def elapsed(records: Sequence[Record]) -> list[float]:
+    """Seconds of all commands that made a run, up to each record: `seconds` begins anew where it was resumed."""
+    times, before, last = [], 0.0, 0.0
+    for record in records:
+        if record.seconds < last:
+            before += last
+        last = record.seconds
+        times.append(before + last)
+    return times
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpt2.files import atomic_open
-from gpt2.training.metrics import Record, read_metrics
+from gpt2.training.metrics import Record, elapsed, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +78,7 @@ def plot_run(run_folder: Path, title: str, references: Mapping[str, float], out:
     kept = thin(len(records))
     steps = [records[index].step for index in kept]
     rate.plot(steps, [records[index].lr for index in kept], color=TRAIN, linewidth=1.2)
-    rate.set_title("learning rate", loc="left", fontsize=9)
+    rate.set_title("learning rate of AdamW (Muon's has the same shape)", loc="left", fontsize=9)
     rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     rate.set_ylim(bottom=0)
     norm.plot(steps, [records[index].grad_norm for index in kept], color=TRAIN, linewidth=0.8)
@@ -108,10 +108,11 @@ def plot_runs(run_folders: Sequence[Path], out: Path, scales: Sequence[float], u
         best = min((_val_loss(record) for record in records if record.val_loss is not None), default=None)
         label = folder.name if best is None else f"{folder.name}: best {best:.3f}"
         _draw_losses(by_step, records, colour, colour, None, label)
-        _draw_losses(by_time, records, colour, colour, None, label, over="seconds")
+        timed = [replace(record, seconds=at) for record, at in zip(records, elapsed(records), strict=True)]
+        _draw_losses(by_time, timed, colour, colour, None, label, over="seconds")
     by_step.set_xlabel("optimizer step")
     by_step.set_ylabel(f"cross-entropy, {unit}")
-    by_time.set_xlabel("seconds since the command's start")
+    by_time.set_xlabel("seconds of training, set-up included")
     by_step.legend(frameon=False, fontsize=9)
     by_step.set_title("training thin, validation thick", loc="left", fontsize=9, color=GREY)
     return _write(figure, out)
