@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from gpt2.config.commands import (
     ChatSettings,
     CorpusSettings,
+    ExplainSettings,
     GenerateSettings,
     PlanSettings,
     PlotSettings,
@@ -116,6 +117,14 @@ def _chat(argv: Sequence[str]) -> None:
     chat(settings)
 
 
+def _explain(argv: Sequence[str]) -> None:
+    typed = command_line(ExplainSettings, argv, "gpt2 explain", positional=["run", "prompt"])
+    settings = validate(ExplainSettings, typed)
+    from gpt2.recipes.explain import explain
+
+    explain(settings)
+
+
 def _plot(argv: Sequence[str]) -> None:
     settings = validate(PlotSettings, command_line(PlotSettings, argv, "gpt2 plot", positional=["runs"]))
     from gpt2.recipes.plot import plot
@@ -148,6 +157,7 @@ COMMANDS = {
     "train": Command(_train, TrainSettings),
     "generate": Command(_generate, GenerateSettings),
     "chat": Command(_chat, ChatSettings),
+    "explain": Command(_explain, ExplainSettings),
     "plot": Command(_plot, PlotSettings),
     "corpus": Command(_corpus, CorpusSettings),
     "plan": Command(_plan, PlanSettings),
