@@ -15,6 +15,7 @@ PAGES += sorted((ROOT / "docs").rglob("*.md"))
 POSITIONAL = {
     "train": ["sources"],
     "generate": ["run", "prompt"],
+    "explain": ["run", "prompt"],
     "chat": ["run"],
     "plot": ["runs"],
     "corpus": ["folder"],
