@@ -59,8 +59,8 @@ def table(title: str, rows: list[tuple[str, ...]], header: tuple[str, ...]) -> N
 
 
 @contextlib.contextmanager
-def progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A bar with speed and time left while the block runs; it is given a function that advances it.
+def progress(description: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """A bar with time left while the block runs; it is given a function that advances it, with a note if wished.
 
     Where stderr is no terminal nothing is drawn: a log is no place for a moving bar.
     """
@@ -69,9 +69,13 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[[i
         BarColumn(bar_width=30),
         TaskProgressColumn(),
         TimeRemainingColumn(),
-        TextColumn("left"),
+        TextColumn("left  {task.fields[note]}"),
     )
     drawn = Progress(*columns, console=console(), transient=True, disable=not console().is_terminal)
     with drawn:
-        task = drawn.add_task(description, total=total)
-        yield lambda amount: drawn.advance(task, amount)
+        task = drawn.add_task(description, total=total, note="")
+
+        def advance(amount: int, note: str = "") -> None:
+            drawn.update(task, advance=amount, note=note)
+
+        yield advance

@@ -18,7 +18,7 @@ from torch import Tensor
 from gpt2.config.presets import PRESETS
 from gpt2.errors import CheckpointError
 from gpt2.generation.engine import Engine
-from gpt2.generation.sampling import greedy
+from gpt2.generation.request import Sampling
 from gpt2.model.cost import parameters
 from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.tokenizer.bpe import BytePairTokenizer
@@ -114,7 +114,7 @@ def test_the_full_size_has_124_439_808_weights() -> None:
 def test_greedy_text_is_the_same_with_cache_without_and_in_transformers(tiny: GPT2, twin: Any, prompt: str) -> None:
     prompt_ids = BYTES.encode(prompt).tolist()
     count = TINY.context_length - len(prompt_ids)
-    cached = list(Engine(tiny, BYTES).generate(prompt_ids, count, greedy))
+    cached = list(Engine(tiny, BYTES).generate(prompt_ids, count, Sampling(temperature=0)))
 
     uncached = list(prompt_ids)
     with torch.no_grad():

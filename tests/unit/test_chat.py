@@ -39,11 +39,9 @@ class FakeEngine(Engine):
         self.answers = iter(answers)
         self.prompts: list[list[int]] = []
 
-    def generate(self, prompt_ids: Any, max_tokens: int, sampler: Any, stop_ids: Any = ()) -> Iterator[int]:
+    def generate(self, prompt_ids: Any, max_tokens: int, sampling: Any, stop_ids: Any = ()) -> Iterator[int]:
         self.prompts.append(list(prompt_ids))
-        for token in next(self.answers).encode()[:max_tokens]:
-            sampler(torch.zeros(4))
-            yield token
+        yield from next(self.answers).encode()[:max_tokens]
 
 
 def session(*answers: str, template: str | None = QA, context: int = 64, **settings: Any) -> tuple[Session, FakeEngine]:
@@ -234,10 +232,10 @@ def test_a_loop_is_a_long_exact_repetition_at_the_end(text: str, looping: bool) 
 def test_a_conversation_is_saved_whole_and_overwrites_only_itself(tmp_path: Path) -> None:
     conversation, _ = session("yes 🤖", "no", seed=5)
     said(conversation, "a")
-    conversation.save(tmp_path / "deep" / "talk.json")
+    conversation.save(tmp_path / "talk.json")
     said(conversation, "b")
-    conversation.save(tmp_path / "deep" / "talk.json")
-    saved = json.loads((tmp_path / "deep" / "talk.json").read_text(encoding="utf-8"))
+    conversation.save(tmp_path / "talk.json")
+    saved = json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))
     assert saved["messages"] == [
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "yes 🤖"},
@@ -245,6 +243,9 @@ def test_a_conversation_is_saved_whole_and_overwrites_only_itself(tmp_path: Path
         {"role": "assistant", "content": "no"},
     ]
     assert (saved["template"], saved["origin"], saved["settings"]["seed"]) == (QA, "runs/x", 5)
+    with pytest.raises(RunError, match="no folder"):
+        conversation.save(tmp_path / "mistyped" / "talk.json")
+    assert not (tmp_path / "mistyped").exists()
     (tmp_path / "mine.json").write_text("precious")
     with pytest.raises(RunError, match="exists"):
         conversation.save(tmp_path / "mine.json")

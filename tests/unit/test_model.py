@@ -73,12 +73,12 @@ def test_reading_token_by_token_and_after_a_truncation_gives_the_same_logits() -
         cache = model.new_cache()
         for _ in range(2):
             rows = []
-            for place in range(cache.length, 16):
+            for place in range(cache.lengths[0], 16):
                 rows.append(model(tokens[:, place : place + 1], cache))
                 cache.advance(1)
             whole = model(tokens)[:, 16 - len(rows) :]
             torch.testing.assert_close(torch.cat(rows, dim=1), whole, atol=1e-5, rtol=0)
-            cache.truncate(5)
+            cache.truncate(0, 5)
 
 
 def test_weights_start_as_openai_set_them() -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gpt2.errors import ConfigError
-from gpt2.generation.sampling import apply_temperature, keep_top_k, keep_top_p, make_sampler
+from gpt2.generation.request import Sampling
+from gpt2.generation.sampling import Sampler, apply_temperature, draw, greedy, keep_min_p, keep_top_k, keep_top_p
 
 LOGITS = torch.tensor([0.5, 2.0, -1.0, 1.0, 0.0, -3.0])  # likeliest first: 1, 3, 0, 4, 2, 5
 
@@ -66,17 +67,25 @@ def test_what_top_k_and_top_p_keep_keeps_its_logit() -> None:
 
 def test_every_row_of_a_batch_is_treated_by_itself() -> None:
     rows = torch.stack([LOGITS, -LOGITS])
-    for function, value in ((keep_top_k, 2), (keep_top_p, 0.7), (apply_temperature, 0.5)):
+    for function, value in ((keep_top_k, 2), (keep_top_p, 0.7), (keep_min_p, 0.2), (apply_temperature, 0.5)):
         assert torch.equal(function(rows, value)[1], function(rows[1], value))  # type: ignore[operator]
-    assert make_sampler(temperature=0.0)(rows).tolist() == [1, 5]
-    assert make_sampler(temperature=1.0, top_k=1, seed=0)(rows).tolist() == [1, 5]
+    assert greedy(rows).tolist() == [1, 5]
+    assert draw(keep_top_k(rows, 1), torch.Generator()).tolist() == [1, 5]
 
 
 @pytest.mark.parametrize(
-    ("temperature", "top_k", "top_p"),
-    [(1.0, 0, 1.0), (0.5, 0, 1.0), (2.0, 0, 1.0), (1.0, 3, 1.0), (1.0, 0, 0.7), (0.7, 4, 0.9)],
+    ("temperature", "top_k", "top_p", "min_p"),
+    [
+        (1.0, 0, 1.0, 0.0),
+        (0.5, 0, 1.0, 0.0),
+        (2.0, 0, 1.0, 0.0),
+        (1.0, 3, 1.0, 0.0),
+        (1.0, 0, 0.7, 0.0),
+        (0.7, 4, 0.9, 0.0),
+        (2.0, 5, 0.9, 0.3),
+    ],
 )
-def test_samples_follow_the_probabilities(temperature: float, top_k: int, top_p: float) -> None:
+def test_samples_follow_the_probabilities(temperature: float, top_k: int, top_p: float, min_p: float) -> None:
     scaled = (LOGITS.double() / temperature).softmax(dim=0)
     order = scaled.argsort(descending=True).tolist()
     allowed = order[: top_k or 6]
@@ -84,17 +93,19 @@ def test_samples_follow_the_probabilities(temperature: float, top_k: int, top_p:
     total = scaled[allowed].sum().item()
     while sum(scaled[i].item() for i in nucleus) / total < top_p - 1e-12 and len(nucleus) < len(allowed):
         nucleus.append(allowed[len(nucleus)])
+    nucleus = [i for i in nucleus if scaled[i] >= min_p * scaled.max()]
     probabilities = torch.zeros(6, dtype=torch.float64)
     probabilities[nucleus] = scaled[nucleus] / scaled[nucleus].sum()
 
-    draws = make_sampler(temperature, top_k, top_p, seed=7)(LOGITS.expand(20_000, 6))
+    sampler = Sampler(Sampling(temperature, top_k, top_p, min_p, seed=7))
+    draws = draw(sampler.adjusted(LOGITS).expand(20_000, 6), sampler.generator)
     counts = torch.bincount(draws, minlength=6).double()
     assert chi_square(counts, probabilities) < 20.5  # 5 degrees of freedom: exceeded once in a thousand seeds
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-6, 1e-300, 5e-324])
 def test_temperature_zero_and_close_to_it_takes_the_likeliest(temperature: float) -> None:
-    sampler = make_sampler(temperature, top_k=0, seed=3)
+    sampler = Sampler(Sampling(temperature, seed=3))
     assert {int(sampler(LOGITS)) for _ in range(50)} == {1}
 
 
@@ -102,14 +113,14 @@ def test_a_seed_repeats_itself_and_two_requests_do_not_disturb_each_other() -> N
     def draws(sampler: object, count: int = 40) -> list[int]:
         return [int(sampler(LOGITS)) for _ in range(count)]  # type: ignore[operator]
 
-    alone = draws(make_sampler(1.0, 0, 1.0, seed=11))
-    first, second = make_sampler(1.0, 0, 1.0, seed=11), make_sampler(1.0, 0, 1.0, seed=12)
+    alone = draws(Sampler(Sampling(seed=11)))
+    first, second = Sampler(Sampling(seed=11)), Sampler(Sampling(seed=12))
     woven = [(int(first(LOGITS)), int(second(LOGITS))) for _ in range(40)]
     assert [pair[0] for pair in woven] == alone
     assert [pair[1] for pair in woven] != alone
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    assert draws(make_sampler(1.0, 0, 1.0)) != draws(make_sampler(1.0, 0, 1.0))  # no seed: new each time
+    assert draws(Sampler(Sampling())) != draws(Sampler(Sampling()))  # no seed: new each time
     assert torch.equal(torch.get_rng_state(), state)  # the program's own generator is not touched
 
 
@@ -123,12 +134,48 @@ def test_a_seed_repeats_itself_and_two_requests_do_not_disturb_each_other() -> N
         ({"top_p": 0.0}, "top-p 0.0"),
         ({"top_p": 1.5}, "top-p 1.5"),
         ({"top_p": math.nan}, "top-p nan"),
+        ({"min_p": -0.1}, "min-p -0.1"),
+        ({"repetition_penalty": 0.0}, "repetition-penalty 0.0"),
+        ({"frequency_penalty": math.nan}, "frequency-penalty nan"),
+        ({"presence_penalty": 101.0}, "presence-penalty 101.0"),
+        ({"logit_bias": {3: math.inf}}, "logit-bias of token 3"),
         ({"seed": -1}, "seed -1"),
         ({"seed": 2**63}, "seed 9223372036854775808"),
     ],
 )
 def test_values_out_of_range_are_named(values: dict[str, float], named: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        make_sampler(**values)  # type: ignore[arg-type]
+        Sampling(**values)  # type: ignore[arg-type]
     assert named in caught.value.what
     assert caught.value.fix
+
+
+def test_min_p_keeps_what_is_near_enough_to_the_likeliest() -> None:
+    probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
+    assert kept(keep_min_p(probabilities.log(), 0.29)) == [0, 1, 2]
+    assert kept(keep_min_p(probabilities.log(), 1.0)) == [0]
+    assert torch.equal(keep_min_p(LOGITS, 0.0), LOGITS)
+
+
+def test_a_nucleus_larger_than_the_short_list_is_found_by_sorting_all() -> None:
+    flat = torch.linspace(0.0, 1.0, 5000, dtype=torch.float64)
+    nucleus = flat.softmax(dim=0)[torch.isfinite(keep_top_p(flat, 0.9))]
+    assert nucleus.sum() >= 0.9
+    assert nucleus.sum() - nucleus.min() < 0.9
+    assert len(nucleus) > 1024
+
+
+def test_bias_and_penalties_move_the_logits_that_they_name() -> None:
+    logits = torch.tensor([2.0, 2.0, -2.0, -2.0, 1.0], dtype=torch.float64)
+    sampler = Sampler(Sampling(temperature=0, repetition_penalty=2.0, logit_bias={4: 0.5}), [0, 2], 5)
+    assert sampler.adjusted(logits).tolist() == [1.0, 2.0, -4.0, -2.0, 1.5]
+    assert sampler(logits) == 1
+    assert sampler.adjusted(logits).tolist() == [1.0, 1.0, -4.0, -2.0, 1.5]  # the answer counts, too
+    sampler = Sampler(Sampling(temperature=0, frequency_penalty=0.25, presence_penalty=0.5), [4], 5)
+    assert [sampler(logits) for _ in range(5)] == [0, 1, 0, 1, 0]
+    assert sampler.adjusted(logits).tolist() == [2 - 0.5 - 0.75, 2 - 0.5 - 0.5, -2.0, -2.0, 1.0]  # not the prompt's
+
+
+def test_a_token_that_cannot_be_chosen_never_is() -> None:
+    logits = torch.tensor([-math.inf, 0.0, -math.inf, 0.0, -math.inf], dtype=torch.float64).expand(50_000, 5)
+    assert set(draw(logits, torch.Generator().manual_seed(2)).tolist()) == {1, 3}

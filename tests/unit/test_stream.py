@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2.errors import ConfigError
-from gpt2.generation.stream import printable, text_pieces, until, whole_characters, write
+from gpt2.generation.stream import TextStream, printable, text_pieces, write
 from gpt2.tokenizer.bpe import BytePairTokenizer
 
 BYTES = BytePairTokenizer("bytes", [bytes([byte]) for byte in range(256)])  # the id is the byte
@@ -23,10 +23,9 @@ def test_characters_split_over_tokens_come_out_whole() -> None:
 @given(st.binary(max_size=60), st.lists(st.integers(0, 60)))
 def test_any_bytes_cut_anywhere_are_as_decoded_at_once(data: bytes, cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(data)]
-    parts = [data[start:end] for start, end in itertools.pairwise(edges)]
-    pieces = list(whole_characters(parts))
-    assert "".join(pieces) == data.decode("utf-8", "replace")
-    assert all(pieces)
+    stream = TextStream()
+    pieces = [stream.feed(data[start:end]) for start, end in itertools.pairwise(edges)]
+    assert "".join([*pieces, stream.end()]) == data.decode("utf-8", "replace")
 
 
 def test_a_character_that_never_ends_becomes_a_replacement_at_the_end() -> None:
@@ -39,14 +38,20 @@ def test_special_ids_have_no_text() -> None:
     assert list(text_pieces([ord("a"), BYTES.end_of_text, ord("b")], BYTES)) == ["a", "b"]
 
 
+def until(pieces: list[str], stop: list[str]) -> list[str]:
+    """What comes out, piece by piece; the last is what the end brings."""
+    stream = TextStream(stop)
+    return [stream.feed(piece.encode()) for piece in pieces] + [stream.end()]
+
+
 @pytest.mark.parametrize("pieces", [["one STOP two"], list("one STOP two"), ["one S", "TO", "P two"]])
 def test_a_stop_string_ends_the_text_wherever_it_is_cut(pieces: list[str]) -> None:
     assert "".join(until(pieces, ["STOP"])) == "one "
 
 
 def test_what_may_become_a_stop_string_waits_and_comes_if_it_does_not() -> None:
-    assert list(until(["a\n", "\nb"], ["\n\nQ:"])) == ["a", "\n\nb"]
-    assert list(until(["a\n\nQ"], ["\n\nQ:"])) == ["a", "\n\nQ"]
+    assert until(["a\n", "\nb"], ["\n\nQ:"]) == ["a", "\n\nb", ""]
+    assert until(["a\n\nQ"], ["\n\nQ:"]) == ["a", "\n\nQ"]
 
 
 def reference(text: str, stop: list[str]) -> str:
@@ -67,14 +72,15 @@ def test_stop_strings_do_not_depend_on_how_the_text_was_cut(pieces: list[str], s
 
 
 def test_nothing_is_read_after_a_stop_string() -> None:
-    source = iter(["a", "bX", "c"])
-    assert list(until(source, ["X"])) == ["a", "b"]
-    assert list(source) == ["c"]
+    source = iter(b"abXc")
+    assert list(text_pieces(source, BYTES, ["X"])) == ["a", "b"]
+    assert list(source) == [ord("c")]
+    assert until(["aX", "b"], ["X"]) == ["a", "", ""]
 
 
 def test_an_empty_stop_string_is_refused() -> None:
     with pytest.raises(ConfigError, match="empty"):
-        list(until(["a"], ["b", ""]))
+        TextStream(["b", ""])
 
 
 @pytest.mark.parametrize(

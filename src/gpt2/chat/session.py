@@ -10,7 +10,7 @@ from gpt2.config.commands import LARGEST_SEED, ChatSettings
 from gpt2.errors import RunError
 from gpt2.files import disk_error, require_folder, write_json
 from gpt2.generation.engine import Engine
-from gpt2.generation.sampling import make_sampler
+from gpt2.generation.request import Sampling
 from gpt2.generation.stream import text_pieces
 from gpt2.tokenizer.base import cannot_spell
 
@@ -70,10 +70,10 @@ class Session:
         prompt = self._prompt(message)
         limits = self.settings
         seed = None if limits.seed is None else (limits.seed + len(self.turns)) % (LARGEST_SEED + 1)
-        sampler = make_sampler(limits.temperature, limits.top_k, limits.top_p, seed)
+        sampling = Sampling(limits.temperature, limits.top_k, limits.top_p, limits.min_p, seed=seed)
         answer = ""
         try:
-            for piece in text_pieces(self.engine.generate(prompt, limits.max_tokens, sampler), self.engine.tokenizer):
+            for piece in text_pieces(self.engine.generate(prompt, limits.max_tokens, sampling), self.engine.tokenizer):
                 if self.format.answers and not answer:
                     piece = piece.lstrip()  # the white space that the template has before an answer
                 answer += piece
@@ -99,7 +99,7 @@ class Session:
         Raises:
             ConfigError: it is out of range.
         """
-        make_sampler(temperature)
+        Sampling(temperature)
         self.settings = self.settings.model_copy(update={"temperature": temperature})
 
     def save(self, path: Path) -> None:

@@ -4,7 +4,7 @@
 """
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
@@ -14,6 +14,9 @@ from gpt2.config.schema import Count, Positive, PresetName, Section, Settings
 LARGEST_TEMPERATURE = 5.0
 """Above it every vocabulary is close to noise."""
 LARGEST_SEED = 2**63 - 1
+LARGEST_PENALTY = 100.0
+"""Of frequency, presence, repetition and bias: beyond it a token is certain or impossible anyhow."""
+Penalty = Annotated[float, Field(ge=-LARGEST_PENALTY, le=LARGEST_PENALTY)]
 
 
 class SamplingSettings(Section):
@@ -30,6 +33,10 @@ class SamplingSettings(Section):
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         default=1.0, description="choose among the likeliest tokens that share this probability, above 0 to 1; 1: all"
     )
+    min_p: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        default=0.0,
+        description="choose among tokens at least this many times as likely as the likeliest, 0 to 1; 0: all",
+    )
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] | None = Field(
         default=None, description="the same seed gives the same text again; else a new one each time"
     )
@@ -37,6 +44,10 @@ class SamplingSettings(Section):
         default="best", description="which of the run's checkpoints: best, last, or a folder such as step-00000500"
     )
     device: str = Field(default="auto", description="cpu, cuda, cuda:1, mps, or auto: the fastest there is")
+    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        default="auto",
+        description="of the weights; auto: bf16 where it is faster, else fp32; int8: fastest, less exact",
+    )
 
 
 class GenerateSettings(SamplingSettings):
@@ -44,6 +55,24 @@ class GenerateSettings(SamplingSettings):
 
     run: str = Field(description="name of a run, or a folder: of a run, a checkpoint, any GPT-2 model")
     prompt: str = Field(default="", description="text to continue; without it, a new document")
+    n: Annotated[int, Field(ge=1, le=10_000)] = Field(default=1, description="answers to each prompt")
+    stop: tuple[str, ...] = Field(default=(), description="texts that end an answer, and are not part of it")
+    repetition_penalty: Annotated[float, Field(gt=0.0, le=LARGEST_PENALTY)] = Field(
+        default=1.0, description="above 1: tokens of prompt and answer become unlikelier; 1: off"
+    )
+    frequency_penalty: Penalty = Field(
+        default=0.0, description="taken off a logit for each time the answer has a token"
+    )
+    presence_penalty: Penalty = Field(default=0.0, description="taken off a logit if the answer has a token at all")
+    prompts_file: str | None = Field(
+        default=None, description="file of prompts, one a line, or JSON lines with `prompt`; takes --out"
+    )
+    out: str | None = Field(
+        default=None, description="file for the answers, JSON lines; what it has already is not made again"
+    )
+    at_once: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=16, description="answers written side by side at most"
+    )
 
 
 class ChatSettings(SamplingSettings):

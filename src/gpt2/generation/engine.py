@@ -1,38 +1,73 @@
-"""The engine: ids in, ids out; above it pieces of text, above those a string."""
+"""The engine: requests in, tokens out. The one loop in this project that lets a model write.
+
+Many texts are written side by side: `admit` takes a request where a row of the cache is free, `step` gives every
+running text its next token, and requests come and go between steps (continuous batching, Yu et al. 2022, "Orca").
+Above that are conveniences for one text at a time: ids, pieces of text, a string.
+"""
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+import itertools
+from collections.abc import Collection, Generator, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gpt2.errors import CheckpointError, ConfigError
+from gpt2.generation.reader import Piece, Reader
+from gpt2.generation.request import Delta, Finish, Request, Sampling, Token
 from gpt2.generation.sampling import Sampler
-from gpt2.generation.stream import text_pieces
+from gpt2.generation.stream import TextStream
 from gpt2.model.gpt2 import GPT2
-from gpt2.model.kv_cache import KVCache
 from gpt2.tokenizer.base import Tokenizer
+
+CHUNK = 256
+"""Tokens of prompts read in one step at most, so that those who are writing do not wait for a long prompt."""
+
+
+BORROWED = 16
+"""Tokens that a prompt has in common with another text at least, to be copied from it; fewer are read as fast."""
+
+
+@dataclass(slots=True)
+class _Answer:
+    """A request on its way, in a row of the cache."""
+
+    row: int
+    request: Request
+    sampler: Sampler
+    text: TextStream
+    ends: frozenset[int]
+    written: int = 0
+    searched: bool = False
+    """Whether other texts were searched for the beginning of this prompt."""
 
 
 class Engine:
-    """A model and its tokenizer, ready to write.
+    """A model and its tokenizer, ready to write up to `slots` texts at once.
 
-    The text may grow beyond the model's context. Positions are absolute, so the window cannot slide; when it is
+    The memory of a text is its row of the cache, made when the engine is: who was admitted never runs out of it.
+    A text may grow beyond the model's context. Positions are absolute, so the window cannot slide; when it is
     full, its newest three quarters are read anew from position 0, and writing goes on from there.
 
-    The model may be in the midst of training: each step of it runs in evaluation mode without gradients, and it is
-    as before whenever the caller has the word.
+    An answer does not depend on what else is being written: each row has its own past, positions, sampler and random
+    numbers. What remains is rounding: matrix products of another batch size may differ in the last bit.
+
+    The model may be in the midst of training: it is as before whenever the caller has the word. An engine belongs to
+    one thread.
 
     Args:
         model: may be wrapped by `torch.compile`; the plain module inside is used, since every length of text would
             be compiled anew.
         tokenizer: the one that the model was trained with.
+        slots: texts at once, from 1.
+        reader: runs the model; else PyTorch does. It has `slots` rows.
 
     Raises:
         CheckpointError: the tokenizer has ids that the model does not know.
     """
 
-    def __init__(self, model: GPT2, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: GPT2, tokenizer: Tokenizer, slots: int = 1, reader: Reader | None = None) -> None:
         self.model: GPT2 = getattr(model, "_orig_mod", model)
         self.tokenizer = tokenizer
         if tokenizer.vocab_size > self.model.config.vocab_size:
@@ -40,87 +75,261 @@ class Engine:
                 f"The tokenizer has {tokenizer.vocab_size:,} ids, the model {self.model.config.vocab_size:,}.",
                 "Use the tokenizer that the model was trained with.",
             )
+        self.reader = Reader(self.model, slots) if reader is None else reader
+        self._tickets = itertools.count()
+        self._answers: dict[int, _Answer] = {}  # by ticket: the oldest first
+        self._free = list(range(slots))  # rows, the one that was free for longest first
+        # The text in the model's window, by row. As many ids as the cache has tokens of the row have been read; in a
+        # free row they stay, for a prompt that begins likewise.
+        self._texts: list[list[int]] = [[] for _ in range(slots)]
 
     @property
     def context_length(self) -> int:
         """Tokens that the model sees at once."""
         return self.model.config.context_length
 
+    @property
+    def slots(self) -> int:
+        """Texts that can be written at once."""
+        return len(self._texts)
+
+    @property
+    def active(self) -> int:
+        """Texts that are being written."""
+        return len(self._answers)
+
+    def admit(self, request: Request) -> int | None:
+        """Take a request, if a row is free: its ticket, which `step` and `cancel` know it by; else None.
+
+        Raises:
+            ConfigError: an id of the prompt, of the bias or of the stop ids is none of the tokenizer's.
+        """
+        self._check(request)
+        if not self._free:
+            return None
+        text = list(request.prompt_ids) or [self.tokenizer.end_of_text]
+        if len(text) > self.context_length:
+            text = self._newest(text)
+        row = max(self._free, key=lambda row: _common(self._texts[row], text))  # of equals the first
+        self._free.remove(row)
+        cache = self.reader.cache
+        cache.truncate(row, min(_common(self._texts[row], text[:-1]), cache.lengths[row]))
+        self._texts[row] = text
+        ticket = next(self._tickets)
+        self._answers[ticket] = _Answer(
+            row,
+            request,
+            Sampler(request.sampling, text, self.tokenizer.vocab_size),
+            TextStream(request.stop),
+            request.stop_ids | {self.tokenizer.end_of_text},
+        )
+        return ticket
+
+    def cancel(self, ticket: int) -> None:
+        """Forget a request; its row is free at once. A ticket that has finished is ignored."""
+        answer = self._answers.pop(ticket, None)
+        if answer is not None:
+            row = answer.row
+            del self._texts[row][self.reader.cache.lengths[row] :]
+            self._free.append(row)
+
+    def step(self) -> list[tuple[int, Delta]]:
+        """Read what is to be read, and write one token of every text whose prompt has been read.
+
+        Of prompts about 256 tokens are read in a step, first come, first served.
+
+        Returns:
+            What was added, with tickets. A text that is still being read is not there; one that has finished is
+            there for the last time.
+
+        Raises:
+            CheckpointError: the model's answer is no number. All requests are cancelled.
+        """
+        deltas: list[tuple[int, Delta]] = []
+        for ticket, answer in list(self._answers.items()):
+            if answer.request.max_tokens == 0:
+                self.cancel(ticket)
+                deltas.append((ticket, Delta("", (), "length")))
+        pieces = self._pieces()
+        if pieces:
+            logits = iter(self._read([piece for _, piece in pieces]))
+            deltas += [(ticket, self._write(ticket, next(logits))) for ticket, piece in pieces if piece.answer]
+        return deltas
+
+    def run(self, requests: Iterable[Request]) -> Generator[tuple[int, Delta], None, None]:
+        """Answer requests, as many at once as there are slots: (number of the request, what was added).
+
+        Nobody else may step the engine meanwhile. Requests are taken from the iterable as rows become free; those
+        that are being answered are cancelled when the iterator is closed.
+
+        Raises:
+            UserError: as `admit` and `step`.
+        """
+        waiting = enumerate(requests)
+        running: dict[int, int] = {}
+        following = next(waiting, None)
+        try:
+            while running or following is not None:
+                while following is not None and (ticket := self.admit(following[1])) is not None:
+                    running[ticket] = following[0]
+                    following = next(waiting, None)
+                assert running, "an engine that others use has no room"
+                for ticket, delta in self.step():
+                    number = running.pop(ticket) if delta.finish else running[ticket]
+                    yield number, delta
+        finally:
+            for ticket in running:
+                self.cancel(ticket)
+
     def generate(
-        self, prompt_ids: Sequence[int], max_tokens: int, sampler: Sampler, stop_ids: Collection[int] = ()
-    ) -> Iterator[int]:
+        self, prompt_ids: Sequence[int], max_tokens: int, sampling: Sampling, stop_ids: Collection[int] = ()
+    ) -> Generator[int, None, None]:
         """The ids that follow the prompt, one by one, until a mark of the end or `max_tokens`.
 
         Args:
             prompt_ids: what was written so far; if empty, a new document begins. Beyond the context, the newest
                 three quarters of a context are read.
             max_tokens: ids to give at most, 0 or more.
-            sampler: chooses from the logits of the tokenizer's ids, shape (V,), float32 on the CPU.
+            sampling: how to choose from the tokenizer's ids.
             stop_ids: ids that end the text besides the tokenizer's end of text. None of them is given.
 
         Raises:
-            ConfigError: `max_tokens` is negative.
+            ConfigError: a value is out of range.
             CheckpointError: the model's answer is no number.
         """
-        if max_tokens < 0:
-            raise ConfigError(f"max-tokens {max_tokens} is out of range.", "Choose a whole number from 0.")
-        context = self.context_length
-        ends = {self.tokenizer.end_of_text, *stop_ids}
-        window = list(map(int, prompt_ids)) or [self.tokenizer.end_of_text]
-        cache = self.model.new_cache(capacity=min(context, len(window) + max_tokens))
-        unread = window
-        for _ in range(max_tokens):
-            if cache.length + len(unread) > context:
-                window = window[-max(1, context * 3 // 4) :]
-                unread = window
-                cache.truncate(0)
-            token = int(sampler(self._next_logits(unread, cache)))
-            if token in ends:
-                return
-            yield token
-            window.append(token)
-            unread = [token]
+        request = Request(tuple(prompt_ids), max_tokens, sampling, stop_ids=frozenset(stop_ids))
+        with contextlib.closing(self.run([request])) as deltas:
+            for _, delta in deltas:
+                yield from (token.id for token in delta.tokens)
 
-    def stream(self, prompt: str, max_tokens: int, sampler: Sampler, stop: Sequence[str] = ()) -> Iterator[str]:
+    def stream(
+        self, prompt: str, max_tokens: int, sampling: Sampling, stop: Sequence[str] = ()
+    ) -> Generator[str, None, None]:
         """The text that follows the prompt, in pieces of whole characters, up to the first of the stop strings.
 
         Raises:
-            ConfigError: `max_tokens` is negative, or a stop string is empty.
+            ConfigError: a value is out of range, or a stop string is empty.
             CheckpointError: the model's answer is no number.
         """
-        ids = self.tokenizer.encode(prompt).tolist()
-        return text_pieces(self.generate(ids, max_tokens, sampler), self.tokenizer, stop)
+        request = Request(tuple(self.tokenizer.encode(prompt).tolist()), max_tokens, sampling, tuple(stop))
+        with contextlib.closing(self.run([request])) as deltas:
+            for _, delta in deltas:
+                if delta.text:
+                    yield delta.text
 
-    def complete(self, prompt: str, max_tokens: int, sampler: Sampler, stop: Sequence[str] = ()) -> str:
+    def complete(self, prompt: str, max_tokens: int, sampling: Sampling, stop: Sequence[str] = ()) -> str:
         """The text that follows the prompt, as one string. Arguments and errors are those of `stream`."""
-        return "".join(self.stream(prompt, max_tokens, sampler, stop))
+        return "".join(self.stream(prompt, max_tokens, sampling, stop))
 
-    def _next_logits(self, ids: list[int], cache: KVCache) -> Tensor:
-        """Read ids behind the cached ones; the logits of what follows the last, shape (V,), float32 on the CPU."""
-        # Both contexts end with this step: a generator that held them while the caller runs would leave a training
-        # loop without dropout and without gradients.
-        with _evaluating(self.model), torch.inference_mode():
-            tokens = torch.tensor([ids], device=self.model.wte.weight.device)  # (1, T)
-            logits = self.model(tokens, cache)[0, -1]  # (V,)
-            cache.advance(len(ids))
+    def _check(self, request: Request) -> None:
+        """Refuse ids that the tokenizer does not have."""
+        for name, ids in (
+            ("prompt", request.prompt_ids),
+            ("logit-bias", request.sampling.logit_bias),
+            ("stop-ids", request.stop_ids),
+        ):
+            wrong = next((token for token in ids if not 0 <= token < self.tokenizer.vocab_size), None)
+            if wrong is not None:
+                raise ConfigError(
+                    f"{name}: there is no token {wrong}.", f"Ids are 0 to {self.tokenizer.vocab_size - 1:,}."
+                )
+
+    def _pieces(self) -> list[tuple[int, Piece]]:
+        """What this step reads, with tickets: the last token of every text, and parts of prompts."""
+        cache = self.reader.cache
+        room = CHUNK
+        pieces: list[tuple[int, Piece]] = []
+        for ticket, answer in self._answers.items():
+            row = answer.row
+            if len(self._texts[row]) > self.context_length:
+                self._texts[row] = self._newest(self._texts[row])
+                cache.truncate(row, 0)
+            unread = len(self._texts[row]) - cache.lengths[row]
+            if unread > 1:
+                if room < min(unread, CHUNK) or not self._borrow(answer):
+                    continue
+                # Borders of parts do not depend on other texts, so neither does the rounding in them.
+                unread = min(len(self._texts[row]) - cache.lengths[row], CHUNK)
+                room -= unread
+            end = cache.lengths[row] + unread
+            ids = self._texts[row][cache.lengths[row] : end]
+            pieces.append((ticket, Piece(row, ids, answer=end == len(self._texts[row]))))
+        return pieces
+
+    def _borrow(self, answer: _Answer) -> bool:
+        """Copy the beginning of a prompt from a text that has it; False if that is just being read: wait for it."""
+        if answer.searched:
+            return True
+        cache = self.reader.cache
+        beginning = self._texts[answer.row][:-1]  # at least the last id is read, for its logits
+        others = [row for row in range(self.slots) if row != answer.row]
+        alike, other = max(((_common(self._texts[row], beginning), row) for row in others), default=(0, 0))
+        if alike >= max(BORROWED, cache.lengths[answer.row] + 1):
+            older = itertools.takewhile(lambda one: one is not answer, self._answers.values())
+            if cache.lengths[other] < alike and any(one.row == other for one in older):
+                return False
+            if (alike := min(alike, cache.lengths[other])) > cache.lengths[answer.row]:
+                cache.copy(other, answer.row, alike)
+        answer.searched = True
+        return True
+
+    def _read(self, pieces: list[Piece]) -> Tensor:
+        """Logits of the tokenizer's ids, shape (pieces that want them, V)."""
+        try:
             # A model may have more rows than its tokenizer has ids, for alignment; those mean nothing.
-            logits = logits[: self.tokenizer.vocab_size].to("cpu", torch.float32)
-        if not torch.isfinite(logits).all():
-            raise CheckpointError(
-                "The model's answer is not a number (NaN or infinity): its training has diverged.",
-                "Use an earlier checkpoint, and train with a lower learning rate.",
-            )
+            logits = self.reader.read(pieces)[..., : self.tokenizer.vocab_size]
+            if not torch.isfinite(logits).all():
+                raise CheckpointError(
+                    "The model's answer is not a number (NaN or infinity): its training has diverged.",
+                    "Use an earlier checkpoint, and train with a lower learning rate.",
+                )
+        except BaseException:  # Ctrl-C, too: what the cache holds is unknown now
+            for ticket in list(self._answers):
+                self.cancel(ticket)
+            for row in range(self.slots):
+                self.reader.cache.truncate(row, 0)
+                self._texts[row] = []
+            raise
         return logits
 
+    def _write(self, ticket: int, logits: Tensor) -> Delta:
+        """Choose a text's next token from its logits, shape (V,), and free its row if it was the last."""
+        answer = self._answers[ticket]
+        chosen = answer.sampler(logits)
+        if chosen in answer.ends:
+            self.cancel(ticket)
+            return Delta(answer.text.end(), (), "stop")
+        token = self._token(chosen, logits, answer.request.logprobs)
+        text = answer.text.feed(token.bytes)
+        answer.written += 1
+        finish: Finish | None = None
+        if answer.text.stopped:
+            finish = "stop"
+        elif answer.written == answer.request.max_tokens:
+            finish = "length"
+            text += answer.text.end()
+        if finish is None:
+            self._texts[answer.row].append(chosen)
+        else:
+            self.cancel(ticket)
+        return Delta(text, (token,), finish)
 
-@contextlib.contextmanager
-def _evaluating(model: GPT2) -> Iterator[None]:
-    """Run the model in evaluation mode (no dropout), then as it was."""
-    if not model.training:
-        yield
-        return
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train()
+    def _token(self, chosen: int, logits: Tensor, alternatives: int | None) -> Token:
+        """A token with what was asked about it."""
+        spelled = self.tokenizer.decode_bytes([chosen])
+        if alternatives is None:
+            return Token(chosen, spelled)
+        logprobs = logits.double().log_softmax(dim=-1)
+        best, ids = logprobs.topk(min(alternatives, len(logprobs)))
+        return Token(chosen, spelled, logprobs[chosen].item(), tuple(zip(ids.tolist(), best.tolist(), strict=True)))
+
+    def _newest(self, window: list[int]) -> list[int]:
+        """What stays of a text that the context cannot hold."""
+        return window[-max(1, self.context_length * 3 // 4) :]
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    return next(
+        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )

@@ -9,8 +9,55 @@ from gpt2.errors import ConfigError
 from gpt2.tokenizer.base import Tokenizer
 
 
+class TextStream:
+    """Bytes in as tokens come, certain text out: whole characters only, up to a stop string.
+
+    UTF-8 may be cut anywhere: what is incomplete waits for the rest. Bytes that are no UTF-8, and at the end bytes
+    whose rest never came, become U+FFFD. An end that may yet become a stop string is held back; of several stop
+    strings, the one that is complete first counts.
+
+    Args:
+        stop: strings that end the text; neither they nor anything after them is given.
+
+    Raises:
+        ConfigError: a stop string is empty.
+    """
+
+    def __init__(self, stop: Sequence[str] = ()) -> None:
+        if not all(stop):
+            raise ConfigError("A stop string is empty, so there would be no text.", "Give at least one character.")
+        self.stop = stop
+        self.stopped = False
+        """Whether a stop string has come; there is no text after it."""
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._held = ""
+
+    def feed(self, part: bytes) -> str:
+        """The text that these bytes make certain; may be empty."""
+        return self._certain(self._decoder.decode(part))
+
+    def end(self) -> str:
+        """The rest, once no more bytes will come."""
+        text = self._certain(self._decoder.decode(b"", final=True))
+        if not self.stopped:
+            text, self._held = text + self._held, ""
+        return text
+
+    def _certain(self, piece: str) -> str:
+        if self.stopped or not piece:
+            return ""
+        text, self._held = self._held + piece, ""
+        ends = [(found + len(word), found) for word in self.stop if (found := text.find(word)) >= 0]
+        if ends:
+            self.stopped = True
+            return text[: min(ends)[1]]
+        certain = len(text) - max((_overlap(text, word) for word in self.stop), default=0)
+        self._held = text[certain:]
+        return text[:certain]
+
+
 def text_pieces(ids: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str] = ()) -> Iterator[str]:
-    """The text of ids, piece by piece, as soon as it is certain; no piece is empty.
+    """The text of ids, piece by piece, as soon as it is certain; no piece is empty. Nothing is read after a stop.
 
     Args:
         ids: tokens as they come.
@@ -20,47 +67,14 @@ def text_pieces(ids: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str] = 
     Raises:
         ConfigError: a stop string is empty.
     """
-    return until(whole_characters(tokenizer.decode_bytes([token]) for token in ids), stop)
-
-
-def whole_characters(parts: Iterable[bytes]) -> Iterator[str]:
-    """UTF-8 text from bytes that may be cut anywhere: what is incomplete waits for the rest.
-
-    Bytes that are no UTF-8, and at the end bytes whose rest never came, become U+FFFD.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    for part in parts:
-        if text := decoder.decode(part):
+    stream = TextStream(stop)
+    for token in ids:
+        if text := stream.feed(tokenizer.decode_bytes([token])):
             yield text
-    if text := decoder.decode(b"", final=True):
-        yield text
-
-
-def until(pieces: Iterable[str], stop: Sequence[str]) -> Iterator[str]:
-    """Pieces of text up to the first stop string, wherever the text was cut into pieces.
-
-    An end that may yet become a stop string is held back. Of several stop strings, the one that is complete
-    first counts.
-
-    Raises:
-        ConfigError: a stop string is empty.
-    """
-    if not all(stop):
-        raise ConfigError("A stop string is empty, so there would be no text.", "Give at least one character.")
-    held = ""
-    for piece in pieces:
-        held += piece
-        ends = [(found + len(word), found) for word in stop if (found := held.find(word)) >= 0]
-        if ends:
-            if text := held[: min(ends)[1]]:
-                yield text
+        if stream.stopped:
             return
-        certain = len(held) - max((_overlap(held, word) for word in stop), default=0)
-        if certain:
-            yield held[:certain]
-            held = held[certain:]
-    if held:
-        yield held
+    if text := stream.end():
+        yield text
 
 
 def _overlap(text: str, word: str) -> int:

@@ -12,6 +12,7 @@ Shapes:
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt2.model.attention import attend
-from gpt2.model.kv_cache import KVCache
+from gpt2.model.kv_cache import KVCache, Past
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +47,18 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
         B, T, C = x.shape
         q, k, v = (
             part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, H, T, D)
             for part in self.c_attn(x).split(C, dim=2)  # (B, T, C) each
         )
-        past = 0
-        if cache is not None:
-            past = cache.length
-            k, v = cache.store(self.layer, k, v)  # (B, H, S, D)
-        # A query sees its past and itself. Without a past that is SDPA's own causal mask; one new token sees all.
-        mask = None if past == 0 or T == 1 else torch.ones(T, past + T, dtype=torch.bool, device=x.device).tril(past)
-        y = attend(q, k, v, mask, past == 0 and T > 1, self.dropout if self.training else 0.0)  # (B, H, T, D)
+        mask = None
+        if past is not None:
+            k, v = past.store(self.layer, k, v)  # (B, H, S, D)
+            mask = past.mask
+        dropout = self.dropout if self.training else 0.0
+        y = attend(q.to(k.dtype), k, v, mask, mask is None and T > 1, dropout).to(x.dtype)  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
         return F.dropout(self.c_proj(y), self.dropout, self.training)
 
@@ -87,8 +87,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
-        x = x + self.attn(self.ln_1(x), cache)
+    def forward(self, x: Tensor, past: Past | None = None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), past)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -107,29 +107,35 @@ class GPT2(nn.Module):
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
 
-    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, cache: KVCache | None = None, rows: Sequence[int] | None = None) -> Tensor:
         """Logits of the token after each given one.
 
         Args:
             tokens: ids, shape (B, T), of the text from its beginning or from where the cache ends.
             cache: keys and values of the tokens before these. It is written to; the caller advances it by T.
+            rows: which rows of the cache these are, B of them; else all.
 
         Returns:
             Logits, shape (B, T, V).
         """
-        return F.linear(self.hidden_states(tokens, cache), self.output_matrix)  # (B, T, V)
+        return self.logits(self.hidden_states(tokens, cache, rows))
 
-    def hidden_states(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+    def hidden_states(self, tokens: Tensor, cache: KVCache | None = None, rows: Sequence[int] | None = None) -> Tensor:
         """What the output matrix reads, for the same arguments: shape (B, T, C)."""
         T = tokens.shape[1]
-        past = 0 if cache is None else cache.length
-        assert past + T <= self.config.context_length, f"{past + T} tokens in a context of {self.config.context_length}"
-        positions = torch.arange(past, past + T, device=tokens.device)  # (T,)
+        past = None if cache is None else Past(cache, rows, T)
+        end = T if past is None else past.end
+        assert end <= self.config.context_length, f"{end} tokens in a context of {self.config.context_length}"
+        positions = torch.arange(T, device=tokens.device) if past is None else past.positions  # (T,) or (B, T)
         x = self.wte(tokens) + self.wpe(positions)  # (B, T, C)
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.h:
-            x = block(x, cache)
+            x = block(x, past)
         return self.ln_f(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states, shape (…, C), to logits, shape (…, V)."""
+        return F.linear(hidden, self.output_matrix)
 
     @property
     def output_matrix(self) -> Tensor:
@@ -163,6 +169,11 @@ class GPT2(nn.Module):
             head_size=self.config.n_embd // self.config.n_head,
             capacity=self.config.context_length if capacity is None else capacity,
             batch=batch,
-            dtype=self.wte.weight.dtype,
+            dtype=self.cache_dtype,
             device=self.wte.weight.device,
         )
+
+    @property
+    def cache_dtype(self) -> torch.dtype:
+        """Number format of keys and values in a cache."""
+        return self.wte.weight.dtype

@@ -1,18 +1,22 @@
 """Keys and values of the tokens already seen, so that a new token costs one column and not the whole text again."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
 class KVCache:
-    """Preallocated keys and values of every layer; `length` tokens are filled and the caller advances it.
+    """Preallocated keys and values of every layer, a row for each text; row b is filled up to `lengths[b]`.
+
+    Memory is asked for once, here; most systems hand it out only as it is first written.
 
     Args:
-        n_layer: layers of the model.
+        n_layer: layers of the model, L.
         n_head: attention heads of a layer, H.
         head_size: numbers per head, D.
-        capacity: most tokens it can hold, S.
-        batch: sequences side by side, B; all have the same length.
+        capacity: most tokens of a row, S.
+        batch: rows, B; each has a length of its own.
         dtype: number format of what is stored.
         device: where it is stored.
     """
@@ -31,24 +35,61 @@ class KVCache:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)  # (L, B, H, S, D)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.capacity = capacity
-        self.length = 0
+        self.lengths = [0] * batch
+
+    def advance(self, tokens: int, rows: Sequence[int] | None = None) -> None:
+        """Count `tokens` more as filled in these rows (else in all), after a forward pass over them."""
+        for row in range(len(self.lengths)) if rows is None else rows:
+            self.lengths[row] += tokens
+
+    def truncate(self, row: int, length: int) -> None:
+        """Forget everything behind the first `length` tokens of a row."""
+        assert 0 <= length <= self.lengths[row], f"cannot truncate {self.lengths[row]} tokens to {length}"
+        self.lengths[row] = length
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Make the target row begin as the first `length` tokens of the source row, and end there."""
+        assert 0 <= length <= self.lengths[source], f"cannot copy {length} of {self.lengths[source]} tokens"
+        if source != target:
+            for part in (self.keys, self.values):
+                part[:, target, :, :length] = part[:, source, :, :length]
+        self.lengths[target] = length
+
+
+class Past:
+    """What a forward pass over T new tokens a row finds in a cache, and where it writes.
+
+    Every layer writes to the same place; the caller advances the cache once, afterwards.
+
+    Args:
+        cache: keys and values of the tokens before the new ones.
+        rows: the rows of the cache that the batch is made of, in its order; else all.
+        tokens: new tokens of each row, T.
+    """
+
+    def __init__(self, cache: KVCache, rows: Sequence[int] | None, tokens: int) -> None:
+        rows = range(len(cache.lengths)) if rows is None else rows
+        lengths = [cache.lengths[row] for row in rows]
+        first, device = rows[0], cache.keys.device
+        self.end = max(lengths) + tokens
+        assert self.end <= cache.capacity, f"{self.end} tokens in a cache of {cache.capacity}"
+        self.cache = cache
+        self.index = torch.tensor(list(rows), device=device)  # (B,)
+        # Rows side by side are read where they lie; others have to be gathered.
+        self.span = slice(first, first + len(rows)) if list(rows) == list(range(first, first + len(rows))) else None
+        starts = torch.tensor(lengths, device=device)[:, None]  # (B, 1)
+        self.positions = starts + torch.arange(tokens, device=device)  # (B, T)
+        # A query sees its past and itself. Where no row has a past that is SDPA's own causal mask; where all have
+        # the same and one new token, all is seen.
+        self.mask: Tensor | None = None
+        if max(lengths) > 0 and (tokens > 1 or min(lengths) < max(lengths)):
+            seen = torch.arange(self.end, device=device) <= self.positions[:, :, None]  # (B, T, S)
+            self.mask = seen[:, None]  # (B, 1, T, S): the same for each head
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write new keys and values, shape (B, H, T, D), behind the filled ones; return all up to the new end.
+        """Write new keys and values, shape (B, H, T, D), behind the filled ones; return all up to the longest row."""
+        return self._store(self.cache.keys[layer], keys), self._store(self.cache.values[layer], values)
 
-        `length` does not move: every layer writes to the same place, then the caller advances once.
-        """
-        end = self.length + keys.shape[2]
-        assert end <= self.capacity, f"{end} tokens in a cache of {self.capacity}"
-        self.keys[layer, :, :, self.length : end] = keys
-        self.values[layer, :, :, self.length : end] = values
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
-
-    def advance(self, tokens: int) -> None:
-        """Count `tokens` more as filled, after a forward pass over them."""
-        self.length += tokens
-
-    def truncate(self, length: int) -> None:
-        """Forget everything behind the first `length` tokens."""
-        assert 0 <= length <= self.length, f"cannot truncate {self.length} tokens to {length}"
-        self.length = length
+    def _store(self, stored: Tensor, new: Tensor) -> Tensor:
+        stored[self.index[:, None], :, self.positions] = new.transpose(1, 2).to(stored.dtype)  # (B, T, H, D)
+        return stored[self.index if self.span is None else self.span, :, : self.end]  # (B, H, S, D)

@@ -6,11 +6,9 @@ import sys
 from gpt2.chat.session import Session
 from gpt2.chat.terminal import talk
 from gpt2.config.commands import ChatSettings
-from gpt2.generation.engine import Engine
+from gpt2.generation.load import open_engine
 from gpt2.runtime import pick_device
-from gpt2.tokenizer.store import load_tokenizer
 from gpt2.training.checkpoint import open_checkpoint
-from gpt2.weights.huggingface import load_model
 
 
 def chat(settings: ChatSettings) -> None:
@@ -21,7 +19,7 @@ def chat(settings: ChatSettings) -> None:
     """
     device = pick_device(settings.device)
     checkpoint = open_checkpoint(settings.run, settings.checkpoint)
-    engine = Engine(load_model(checkpoint.folder, device), load_tokenizer(checkpoint.folder))
+    engine = open_engine(checkpoint.folder, device, settings.precision)
     session = Session(engine, _template(checkpoint.settings), settings, origin=str(checkpoint.folder))
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # a byte that is no text shall not end the conversation

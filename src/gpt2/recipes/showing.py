@@ -20,7 +20,7 @@ from gpt2.evaluation.baselines import COUNTED_TOKENS, Baselines, baselines
 from gpt2.evaluation.loss import bits_per_byte
 from gpt2.files import read_json, write_json
 from gpt2.generation.engine import Engine
-from gpt2.generation.sampling import make_sampler
+from gpt2.generation.request import Sampling
 from gpt2.generation.stream import printable
 from gpt2.model.cost import flops_per_token
 from gpt2.model.gpt2 import GPT2, GPT2Config
@@ -73,8 +73,8 @@ def sample(folder: Path, settings: Settings, prepared: Prepared, model: GPT2, st
     if not train.sample_tokens:
         return
     engine = Engine(model, prepared.tokenizer)
-    sampler = make_sampler(temperature=0.8, top_k=50, top_p=1.0, seed=derive_seed(train.seed, "sample") % 2**31)
-    text = engine.complete(train.sample_prompt, max_tokens=train.sample_tokens, sampler=sampler)
+    sampling = Sampling(temperature=0.8, top_k=50, seed=derive_seed(train.seed, "sample") % 2**31)
+    text = engine.complete(train.sample_prompt, train.sample_tokens, sampling)
     with (folder / "samples.jsonl").open("a", encoding="utf-8") as file:
         entry = {"step": step, "prompt": train.sample_prompt, "text": text}
         file.write(json.dumps(entry, ensure_ascii=False) + "\n")

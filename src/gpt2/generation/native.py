@@ -1,0 +1,204 @@
+"""The reader for CPUs: pieces of few tokens go through `native.cpp`, compiled for this machine when it is first used.
+
+PyTorch reads at a third of the memory's speed where there are few tokens, and spends more on calling than on
+reading in small models. Long pieces are matrix products, at which it is as good as any.
+"""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpt2.generation.reader import Piece, Reader
+from gpt2.model.gpt2 import GPT2
+
+SOURCE = Path(__file__).with_name("native.cpp")
+OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-shared", "-fPIC")
+MOST_TOKENS = 32
+"""Of a piece that is not left to PyTorch."""
+PRECISIONS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("weight", "scales", "row_sums", "bias")]
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("weight", "bias")]
+
+
+class _Block(ctypes.Structure):
+    _fields_ = [
+        ("ln_1", _Norm),
+        ("attention", _Matrix),
+        ("attention_out", _Matrix),
+        ("ln_2", _Norm),
+        ("up", _Matrix),
+        ("down", _Matrix),
+    ]
+
+
+class _Model(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("layers", "heads", "width", "vocabulary", "rows", "capacity")),
+        ("threads", ctypes.c_int32),
+        ("unused", ctypes.c_int32),
+        ("wte", _Matrix),
+        ("wpe", ctypes.c_void_p),
+        ("ln_f", _Norm),
+        ("keys", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("blocks", ctypes.POINTER(_Block)),
+    ]
+
+
+class NativeReader(Reader):
+    """Reads short pieces of all rows at once by a compiled function, long ones by PyTorch, which share all memory.
+
+    Args:
+        model: on the CPU, in fp32, or as `in_precision` made it.
+        rows: texts side by side.
+        read_tokens: the function of `native.cpp`, from `compiled`.
+    """
+
+    def __init__(self, model: GPT2, rows: int, read_tokens: "ctypes._NamedFuncPointer") -> None:
+        super().__init__(model, rows)
+        self._read_tokens = read_tokens
+        self._tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self._kept: list[Tensor] = []  # memory that the structure points to
+        self._blocks = (_Block * len(model.h))(*(self._block(f"h.{layer}") for layer in range(len(model.h))))
+        config = model.config
+        self._model = _Model(
+            layers=config.n_layer,
+            heads=config.n_head,
+            width=config.n_embd,
+            vocabulary=config.vocab_size,
+            rows=rows,
+            capacity=self.cache.capacity,
+            wte=self._matrix("wte"),
+            wpe=self._address(self._tensors["wpe.weight"]),
+            ln_f=self._norm("ln_f"),
+            keys=self.cache.keys.data_ptr(),
+            values=self.cache.values.data_ptr(),
+            blocks=self._blocks,
+        )
+        self._precision_number = PRECISIONS[model.wte.weight.dtype]
+
+    def _read(self, pieces: Sequence[Piece]) -> Tensor:
+        short = [piece for piece in pieces if len(piece.ids) <= MOST_TOKENS]
+        answers = self._read_short(short) if short else {}
+        for piece in pieces:
+            if len(piece.ids) > MOST_TOKENS:
+                answers |= self._read_batch([piece])
+        rows = [answers[piece.row].float() for piece in pieces if piece.answer]
+        return torch.stack(rows) if rows else torch.empty(0)
+
+    def _read_short(self, pieces: Sequence[Piece]) -> dict[int, Tensor]:
+        """Read pieces of any lengths at once: row → logits, shape (V,), of those that want them."""
+        lengths = self.cache.lengths
+        ids = np.array([token for piece in pieces for token in piece.ids], dtype=np.int32)
+        rows = np.array([piece.row for piece in pieces for _ in piece.ids], dtype=np.int32)
+        positions = np.array(
+            [lengths[piece.row] + place for piece in pieces for place in range(len(piece.ids))], dtype=np.int32
+        )
+        ends = np.cumsum([len(piece.ids) for piece in pieces]) - 1
+        wanted = np.array([end for piece, end in zip(pieces, ends, strict=True) if piece.answer], dtype=np.int32)
+        assert positions.max() < self.cache.capacity, (
+            f"{positions.max() + 1} tokens in a cache of {self.cache.capacity}"
+        )
+        logits = torch.empty(len(wanted), self._model.vocabulary)
+        self._model.threads = torch.get_num_threads()
+        self._read_tokens(
+            ctypes.byref(self._model),
+            self._precision_number,
+            *(array.ctypes.data_as(ctypes.c_void_p) for array in (ids, rows, positions)),
+            len(ids),
+            wanted.ctypes.data_as(ctypes.c_void_p),
+            len(wanted),
+            ctypes.c_void_p(logits.data_ptr()),
+        )
+        for piece in pieces:
+            self.cache.advance(len(piece.ids), [piece.row])
+        return dict(zip((piece.row for piece in pieces if piece.answer), logits, strict=True))
+
+    def _address(self, tensor: Tensor) -> int:
+        assert tensor.is_contiguous() and tensor.device.type == "cpu", "weights lie in one piece, in the CPU's memory"
+        self._kept.append(tensor)
+        return tensor.data_ptr()
+
+    def _block(self, name: str) -> _Block:
+        return _Block(
+            self._norm(f"{name}.ln_1"),
+            self._matrix(f"{name}.attn.c_attn"),
+            self._matrix(f"{name}.attn.c_proj"),
+            self._norm(f"{name}.ln_2"),
+            self._matrix(f"{name}.mlp.c_fc"),
+            self._matrix(f"{name}.mlp.c_proj"),
+        )
+
+    def _matrix(self, name: str) -> _Matrix:
+        weight, bias, scale = (self._tensors.get(f"{name}.{part}") for part in ("weight", "bias", "scale"))
+        assert weight is not None, f"{name} has no weight"
+        return _Matrix(
+            weight=self._address(weight),
+            bias=None if bias is None else self._address(bias),
+            scales=None if scale is None else self._address(scale),
+            row_sums=None if scale is None else self._address(weight.sum(dim=1, dtype=torch.float32)),
+        )
+
+    def _norm(self, name: str) -> _Norm:
+        return _Norm(self._address(self._tensors[f"{name}.weight"]), self._address(self._tensors[f"{name}.bias"]))
+
+
+def fits(model: GPT2) -> bool:
+    """Whether `native.cpp` can run the model: on a CPU, of sizes that fill its registers."""
+    config = model.config
+    return (
+        model.wpe.weight.device.type == "cpu"
+        and model.wte.weight.dtype in PRECISIONS
+        and config.n_embd % 64 == 0
+        and (config.n_embd // config.n_head) % 16 == 0
+    )
+
+
+def compiled() -> "ctypes._NamedFuncPointer | None":
+    """The function of `native.cpp` for this machine, compiled once and kept; None where there is no compiler."""
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        return None
+    try:
+        # What the compiler knows of itself and of this processor: another of either is another file.
+        about = [compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull]
+        known = subprocess.run(about, capture_output=True, check=True).stdout
+        name = hashlib.sha256(SOURCE.read_bytes() + known + " ".join(OPTIONS).encode()).hexdigest()[:16]
+        path = _private_folder() / f"{name}.so"
+        if not path.exists():
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                made = Path(folder) / path.name
+                subprocess.run([compiler, *OPTIONS, "-o", made, SOURCE], capture_output=True, check=True)
+                os.replace(made, path)  # several processes may be at it
+        return ctypes.CDLL(str(path)).read_tokens
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _private_folder() -> Path:
+    """Where compiled code is kept: nobody else may write there, since what lies there is run.
+
+    Raises:
+        PermissionError: the folder belongs to somebody else.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt2-from-scratch"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to another user")
+    folder.chmod(0o700)
+    return folder

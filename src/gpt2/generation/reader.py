@@ -1,0 +1,88 @@
+"""Running the model over pieces of several texts, each with its own past in a row of the cache."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gpt2.model.gpt2 import GPT2
+
+
+class Piece(NamedTuple):
+    """Tokens to read behind what a row of the cache holds."""
+
+    row: int
+    ids: Sequence[int]
+    """At least one."""
+    answer: bool
+    """Whether the logits of what follows the last id are wanted."""
+
+
+class Reader:
+    """The model as a PyTorch module, and the cache that it reads and writes.
+
+    The model may be in the midst of training: each reading runs in evaluation mode without gradients, and the model
+    is as before whenever the caller has the word.
+
+    Args:
+        model: on any device, in any precision.
+        rows: texts side by side.
+    """
+
+    def __init__(self, model: GPT2, rows: int) -> None:
+        self.model = model
+        self.cache = model.new_cache(rows)
+
+    def read(self, pieces: Sequence[Piece]) -> Tensor:
+        """Read pieces of different rows; the cache advances.
+
+        Returns:
+            Logits of the pieces that want them, in their order: shape (pieces, V), float32 on the CPU.
+        """
+        # Both contexts end with this reading: whoever held them while the caller runs would leave a training loop
+        # without dropout and without gradients.
+        with _evaluating(self.model), torch.inference_mode(), self._precision():
+            return self._read(pieces)
+
+    def _read(self, pieces: Sequence[Piece]) -> Tensor:
+        # Single tokens are one batch. A longer piece fills the machine by itself.
+        answers: dict[int, Tensor] = {}
+        single = [piece for piece in pieces if len(piece.ids) == 1]
+        for batch in [single, *([piece] for piece in pieces if len(piece.ids) > 1)]:
+            if batch:
+                answers |= self._read_batch(batch)
+        rows = [answers[piece.row] for piece in pieces if piece.answer]
+        return torch.stack(rows).to("cpu", torch.float32) if rows else torch.empty(0)
+
+    def _read_batch(self, batch: Sequence[Piece]) -> dict[int, Tensor]:
+        """Read pieces of one length at once: row → logits, shape (V,), of those that want them."""
+        rows = [piece.row for piece in batch]
+        tokens = torch.tensor([list(piece.ids) for piece in batch], device=self.model.wpe.weight.device)  # (B, T)
+        last = self.model.hidden_states(tokens, self.cache, rows)[:, -1]  # (B, C)
+        self.cache.advance(tokens.shape[1], rows)
+        wanted = [place for place, piece in enumerate(batch) if piece.answer]
+        if not wanted:
+            return {}
+        return dict(zip((rows[place] for place in wanted), self.model.logits(last[wanted]), strict=True))
+
+    def _precision(self) -> contextlib.AbstractContextManager[object]:
+        """Where the matrices are 16 bits wide, products are; sums and norms stay in 32."""
+        weight = self.model.wte.weight
+        if weight.dtype != torch.bfloat16:
+            return contextlib.nullcontext()
+        return torch.autocast(weight.device.type, dtype=torch.bfloat16)
+
+
+@contextlib.contextmanager
+def _evaluating(model: GPT2) -> Iterator[None]:
+    """Run the model in evaluation mode (no dropout), then as it was."""
+    if not model.training:
+        yield
+        return
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()

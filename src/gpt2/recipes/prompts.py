@@ -1,0 +1,122 @@
+"""A file of prompts to a file of answers, many at once; stopped at any moment, it goes on where it was."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gpt2.console import progress, say
+from gpt2.errors import DataError, RunError
+from gpt2.files import disk_error
+from gpt2.generation.engine import Engine
+from gpt2.generation.request import Request
+
+
+def answer_file(engine: Engine, source: Path, out: Path, asked: Callable[[str], list[Request]]) -> None:
+    """Append a line of JSON for each prompt whose answers are complete: index, prompt, answers, finish.
+
+    Lines come in the order in which answers are complete; `index` counts the prompts of the source from 0. Prompts
+    that `out` has already are passed over; a last line that an interruption tore is removed first.
+
+    Args:
+        engine: writes as many answers at once as it has slots.
+        source: a prompt on each line that is not blank, or, if its name ends in .jsonl, a JSON object with `prompt`.
+        out: where answers go.
+        asked: a prompt to the requests for its answers, one or more.
+
+    Raises:
+        DataError: the source cannot be read, or has a line without a prompt.
+        RunError: `out` answers other prompts.
+        UserError: the system refused to write.
+    """
+    prompts = read_prompts(source)
+    try:
+        done = finished(out, prompts)
+        todo = [index for index in range(len(prompts)) if index not in done]
+        if done:
+            say(f"{len(done):,} of {len(prompts):,} prompts have answers in {out} already.", style="dim")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("a", encoding="utf-8") as file, progress("Answering", total=len(todo)) as advance:
+            began, tokens = time.perf_counter(), 0
+            for index, answers, finish, tokens in _answers(engine, {i: asked(prompts[i]) for i in todo}):
+                entry = {"index": index, "prompt": prompts[index], "answers": answers, "finish": finish}
+                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                file.flush()
+                advance(1, f"{tokens / (time.perf_counter() - began):,.0f} tokens/s")
+            seconds = time.perf_counter() - began
+    except OSError as error:
+        raise disk_error(error, f"writing {out}") from error
+    say(f"{len(todo):,} prompts, {tokens:,} tokens in {seconds:.1f} s: {tokens / seconds:,.0f} tokens/s. {out}")
+
+
+def _answers(engine: Engine, asked: dict[int, list[Request]]) -> Iterator[tuple[int, list[str], list[str], int]]:
+    """Prompts as they are complete: index, answers, how each ended, and the tokens of all so far."""
+    flat = [(index, place) for index, requests in asked.items() for place in range(len(requests))]
+    texts = {index: [""] * len(requests) for index, requests in asked.items()}
+    ends = {index: [""] * len(requests) for index, requests in asked.items()}
+    tokens = 0
+    for number, delta in engine.run(asked[index][place] for index, place in flat):
+        index, place = flat[number]
+        texts[index][place] += delta.text
+        tokens += len(delta.tokens)
+        if delta.finish:
+            ends[index][place] = delta.finish
+            if all(ends[index]):
+                yield index, texts.pop(index), ends.pop(index), tokens
+
+
+def read_prompts(source: Path) -> list[str]:
+    """The prompts of a file, in order.
+
+    Raises:
+        DataError: it cannot be read, is no UTF-8, or a line of JSON has no prompt; the line is named.
+    """
+    try:
+        # Only line feeds end a line: other separators may stand inside a prompt.
+        lines = source.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise DataError(f"{source} cannot be read: {error.strerror or error}.", "Name a file of prompts.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{source} is no UTF-8: {error}.", "Save it as UTF-8.") from error
+    numbered = [(number, line.removesuffix("\r")) for number, line in enumerate(lines, 1) if line.strip()]
+    if source.suffix != ".jsonl":
+        return [line for _, line in numbered]
+    prompts = []
+    for number, line in numbered:
+        try:
+            prompt = json.loads(line)["prompt"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            prompt = None
+        if not isinstance(prompt, str):
+            raise DataError(
+                f"{source}, line {number}: no JSON object with a text `prompt`.", 'Example: {"prompt": "Once"}'
+            )
+        prompts.append(prompt)
+    return prompts
+
+
+def finished(out: Path, prompts: list[str]) -> set[int]:
+    """The indices of prompts that a file has answers to. A torn last line is cut off the file.
+
+    Raises:
+        RunError: a line is no answer to these prompts; the file is left as it is.
+    """
+    if not out.exists():
+        return set()
+    lines = out.read_bytes().split(b"\n")
+    torn = len(lines.pop())  # empty if the last line is whole
+    done = set()
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            index = entry["index"]
+            fits = type(index) is int and 0 <= index < len(prompts) and entry["prompt"] == prompts[index]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            fits, index = False, -1
+        if not fits:
+            raise RunError(f"{out}, line {number}, is no answer to these prompts.", "Choose another file for --out.")
+        done.add(index)
+    if torn:
+        with out.open("r+b") as file:
+            file.truncate(out.stat().st_size - torn)
+    return done
