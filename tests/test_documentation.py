@@ -16,6 +16,7 @@ POSITIONAL = {
     "train": ["sources"],
     "generate": ["run", "prompt"],
     "chat": ["run"],
+    "serve": ["run"],
     "plot": ["runs"],
     "corpus": ["folder"],
     "plan": [],
