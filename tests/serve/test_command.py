@@ -16,7 +16,7 @@ import pytest
 
 from gpt2.config.commands import ServeSettings
 from gpt2.serve.limits import connections_that_fit
-from tests.conftest import Answer
+from tests.conftest import SMALL, Answer
 from tests.serve.harness import until
 from tests.serve.tiny import tiny_folder
 
@@ -126,6 +126,17 @@ def test_keys_are_long_and_not_typed(cli: Callable[..., Answer], folder: Path, m
     assert answer.code == 2 and "missing.txt" in answer.err
     assert cli("serve", folder, "--api-key", KEY).code == 2  # whoever lists processes would read it
     assert not [name for name in ServeSettings.model_fields if "key" in name and not name.endswith("_file")]
+
+
+def test_a_run_holds_nothing_of_the_environment(
+    cli: Callable[..., Answer], workplace: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPT2_API_KEY", KEY)
+    (workplace / "text.txt").write_text(text)
+    assert cli("train", "text.txt", *SMALL, "--run", "r", "--train.steps", 2).code == 0
+    files = [path for path in (workplace / "runs").rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
 def test_a_port_that_is_taken_is_named(cli: Callable[..., Answer], folder: Path) -> None:

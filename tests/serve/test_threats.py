@@ -13,10 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from gpt2.chat.template import ChatFormat
+from gpt2.generation.engine import Engine
+from gpt2.generation.request import Delta
 from gpt2.serve.gate import OPEN
 from gpt2.serve.page import PAGE
+from gpt2.serve.schemas import ChatRequest, CompletionRequest
+from gpt2.serve.worker import HOPELESS
+from tests.serve import tiny
 from tests.serve.fake import BYTES, CONTEXT, FakeEngine
 from tests.serve.harness import MODEL, Running, completion, post, read_all, serving, status_of, until
 
@@ -243,6 +249,22 @@ def test_who_does_not_read_is_dropped_and_frees_the_slot() -> None:
             assert client.post("/v1/completions", json=completion(max_tokens=1)).status_code == 200
 
 
+def test_who_reads_a_little_now_and_then_is_dropped_in_the_end() -> None:
+    engine = FakeEngine(slots=4, says=lambda request: b"x" * 10**6)
+    bounds = {"answer_seconds": 0.6, "write_seconds": 1.0, "context_length": 10**6}
+    with serving(engine, **bounds) as running, running.connect(receive_buffer=4096) as connection:
+        connection.sendall(post(completion(max_tokens=900_000, stream=True, n=4)))
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while part := connection.recv(4096):  # fast enough not to be "slow to read"
+                answer += part
+                time.sleep(0.02)
+        assert b"data: " in answer and b"[DONE]" not in answer
+        assert running.service.metrics.dropped.labels("slow to read")._value.get() == 0
+        assert b'route="/v1/completions",status="499"} 1.0' in running.service.metrics.text()
+        assert engine.active == 0
+
+
 def test_more_connections_than_allowed_are_closed_at_once() -> None:
     with serving(connections=5) as running:
         held = [running.connect() for _ in range(5)]
@@ -310,6 +332,17 @@ def test_a_flood_is_told_to_come_again_later() -> None:
             assert error_of(response)["code"] == "queue_full"
         until(lambda: running.service.worker.outstanding == 0)
         assert ask(1).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_a_flood_is_refused_before_its_bodies_are_read(path: str) -> None:
+    engine = FakeEngine(slots=1, seconds=0.02)
+    with serving(engine, queue=1) as running, running.connect() as first, running.connect() as second:
+        for connection in (first, second):
+            connection.sendall(post(completion(max_tokens=400)))
+        until(lambda: running.service.worker.outstanding == 2)
+        head = post(b"", path=path).replace(b"Content-Length: 0", b"Content-Length: 1000")
+        assert status_of(running.raw(head)) == 429
 
 
 def test_one_client_does_not_take_all_places() -> None:
@@ -465,6 +498,61 @@ def test_a_megabyte_of_one_letter_costs_nothing(plain: Running) -> None:
                 "messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "x"}, *CHAT],
             }
             assert client.post("/v1/chat/completions", json=chat).status_code == 200  # too old to be remembered
+
+
+def test_a_hundred_thousand_mistakes_are_told_in_a_sentence(plain: Running) -> None:
+    """Lists fail at their first mistake: to note a million took ten seconds, in which nobody was served."""
+    chat = {"model": MODEL, "messages": CHAT}
+    unknown = {f"k{number}": 1 for number in range(50_000)}
+    bodies: list[tuple[str, Any]] = [
+        *(("/v1/completions", completion([value] * 100_000)) for value in (1, -1, "a", [], [-1], None)),
+        ("/v1/completions", completion([[-1] * 30_000] * 16)),
+        ("/v1/completions", completion("a", stop=[1] * 100_000)),
+        ("/v1/completions", completion("a", logit_bias={str(number): "a" for number in range(50_000)})),
+        ("/v1/completions", completion("a", metadata={str(number): 1 for number in range(50_000)})),
+        ("/v1/completions", {**completion("a"), **unknown}),
+        ("/v1/chat/completions", {**chat, "messages": [1] * 100_000}),
+        ("/v1/chat/completions", {**chat, "messages": [{}] * 100_000}),
+        ("/v1/chat/completions", {**chat, "messages": [{"role": "user", "content": [1] * 100_000}]}),
+        ("/v1/chat/completions", {**chat, "messages": [{**CHAT[0], **unknown}]}),
+        ("/v1/chat/completions", {**chat, "messages": [{"role": "u" * 10**6, "content": "x"}]}),
+    ]
+    for path, body in bodies:
+        content = json.dumps(body, separators=(",", ":")).encode()
+        answer = plain.raw(post(content, path=path))
+        assert status_of(answer) == 400, answer
+        assert len(answer) < 2000
+        schema = ChatRequest if "chat" in path else CompletionRequest
+        with pytest.raises(ValidationError) as caught:
+            schema.model_validate_json(content)
+        in_an_object = b"k1" in content or b'"2":' in content
+        assert (b"more than 100 mistakes" in answer) == in_an_object
+        assert in_an_object or caught.value.error_count() <= 4
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_a_long_text_is_encoded_beside_the_others(path: str) -> None:
+    class Watched:
+        """A tokenizer that notes who uses it."""
+
+        def __init__(self) -> None:
+            self.threads: list[str] = []
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(BYTES, name)
+
+        def encode(self, text: str) -> Any:
+            self.threads.append(threading.current_thread().name)
+            return BYTES.encode(text)
+
+    watched = Watched()
+    text = "long " * 2000
+    body = (
+        completion(text) if path == "/v1/completions" else {"model": MODEL, "messages": [{**CHAT[0], "content": text}]}
+    )
+    with serving(tokenizer=watched, context_length=20_000) as running, running.client() as client:
+        assert client.post(path, json={**body, "max_tokens": 1}).status_code == 200
+    assert watched.threads and all(name.startswith("asyncio") for name in watched.threads), watched.threads
 
 
 # ---- text is text ----------------------------------------------------------------------------------------------------
@@ -631,13 +719,38 @@ def test_what_the_engine_refuses_is_the_clients_mistake(plain: Running) -> None:
     assert "refused" in error_of(response)["message"]
 
 
-def test_an_engine_thread_that_ends_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving() as running, running.client() as client:
-        monkeypatch.setattr(running.service.worker, "_give_up_late", lambda: 1 / 0)
-        assert client.post("/v1/completions", json=completion()).status_code == 500
-        assert client.post("/v1/completions", json=completion()).status_code == 503
-        health = client.get("/health")
-        assert (health.status_code, health.json()) == (503, {"status": "failed"})
+def test_an_engine_that_always_fails_ends_the_server() -> None:
+    class Broken(FakeEngine):
+        def step(self) -> list[tuple[int, Delta]]:
+            raise RuntimeError("device-side assert")
+
+    with serving(Broken(slots=1)) as running, running.client() as client:
+        for _ in range(HOPELESS):
+            assert not running.server.should_exit
+            assert client.post("/v1/completions", json=completion()).status_code == 500
+        until(lambda: running.server.should_exit)
+        assert running.service.status.status == "draining"
+
+
+def test_who_asks_while_the_engine_ends_hears_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as running, ThreadPoolExecutor(2) as pool, running.client() as client:
+        worker, arrived = running.service.worker, threading.Event()
+
+        def break_down() -> None:
+            """As a mistake of ours would, when another request has just come in."""
+            if not worker._waiting:
+                return
+            arrived.set()
+            until(lambda: worker.outstanding == 2)
+            raise RuntimeError("x")
+
+        monkeypatch.setattr(worker, "_give_up_late", break_down)
+        first = pool.submit(client.post, "/v1/completions", json=completion())
+        arrived.wait(5)
+        second = pool.submit(client.post, "/v1/completions", json=completion())
+        for task in (first, second):
+            assert (task.result().status_code, error_of(task.result())["code"]) == (500, "failed")
+        assert worker.failed
 
 
 # ---- the end, and what is kept apart ---------------------------------------------------------------------------------
@@ -678,6 +791,24 @@ def test_answers_side_by_side_are_those_of_requests_alone() -> None:
         alone = [ask(number) for number in range(40)]
         assert list(pool.map(ask, range(40))) == alone
         assert len(set(alone)) == 40
+
+
+def test_texts_of_a_model_side_by_side_are_those_of_requests_alone() -> None:
+    with (
+        serving(Engine(tiny.tiny_model(), BYTES, slots=8), context_length=tiny.CONTEXT) as running,
+        ThreadPoolExecutor(16) as pool,
+        running.client() as client,
+    ):
+
+        def ask(number: int) -> str:
+            how = {"temperature": 0} if number % 2 else {"seed": number, "temperature": 1.2}
+            prompt = "the same beginning " * (number % 3) + f"prompt {number}"
+            body = completion(prompt, max_tokens=10 + number, **how)
+            return client.post("/v1/completions", json=body).json()["choices"][0]["text"]
+
+        alone = [ask(number) for number in range(50)]
+        assert list(pool.map(ask, range(50))) == alone
+        assert len(set(alone)) > 40
 
 
 def test_no_piece_waits_for_the_acknowledgement_of_the_one_before(plain: Running) -> None:

@@ -73,6 +73,8 @@ def serve(settings: ServeSettings) -> None:
         server.run([listener])
     finally:
         worker.stop()
+    if worker.failed:
+        raise SystemExit(1)  # the log says why
 
 
 def read_key(settings: ServeSettings) -> str | None:

@@ -43,9 +43,7 @@ def build_app(service: Service, key: str | None, hosts: Collection[str]) -> ASGI
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
-    errors: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorResponse} for status in (400, 401, 403, 404, 413, 415, 429, 431, 500, 503)
-    }
+    errors: dict[int | str, dict[str, Any]] = {status: {"model": ErrorResponse} for status in STATUSES}
 
     @app.post(
         "/v1/completions",

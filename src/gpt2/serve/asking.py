@@ -1,13 +1,12 @@
 """From what a client sends to what the engine is asked. Text stays text: only token ids can name a special token."""
 
-from collections.abc import Iterator
 from typing import NamedTuple, TypeVar
 
-from gpt2.chat.conversation import Message, remembered, turns_of
+from gpt2.chat.conversation import Message, conversation_of, prompt_ids
 from gpt2.config.commands import LARGEST_SEED
 from gpt2.generation.request import Request, Sampling
 from gpt2.serve.errors import ApiError
-from gpt2.serve.limits import LONGEST_TOKEN, MOST_PROMPTS
+from gpt2.serve.limits import MOST_PROMPTS
 from gpt2.serve.model import ServedModel, beside
 from gpt2.serve.schemas import Answered, ChatRequest, CompletionRequest, Said, Sampled
 
@@ -63,13 +62,15 @@ async def for_chat(body: ChatRequest, model: ServedModel) -> Asked:
         ApiError: 400, naming the field.
     """
     try:
-        turns, last = turns_of([_message(message) for message in body.messages])
+        conversation = conversation_of([_message(message) for message in body.messages])
     except ValueError as error:
         raise ApiError(400, f"messages: {error}.", "messages", "invalid_value") from None
     limit = body.max_completion_tokens or body.max_tokens
     room = model.context_length - (limit or min(ROOM_FOR_ANSWER, model.context_length // 2))
-    model.check_length(last, "messages")
-    ids = await beside(lambda: _conversation(turns, last, room, model), sum(len(a) + len(b) for a, b in turns[-8:]))
+    model.check_length(conversation.system, "messages")
+    model.check_length(conversation.message, "messages")
+    size = len(conversation.system) + len(conversation.message) + sum(len(a) + len(b) for a, b in conversation.turns)
+    ids = await beside(lambda: prompt_ids(conversation, model.format, model.tokenizer, room), size)
     if len(ids) > room:
         answer = f", with {limit:,} more for the answer (max_tokens)," if limit else ", with room for an answer,"
         raise model.too_long(f"The last message of {len(ids):,} tokens{answer}", "messages")
@@ -101,22 +102,6 @@ def _ids(prompt: str | list[int], model: ServedModel) -> list[int]:
 def _message(said: Said | Answered) -> Message:
     text = said.content if isinstance(said.content, str) else "".join(part.text for part in said.content)
     return Message("system" if said.role == "developer" else said.role, text)
-
-
-def _conversation(turns: list[tuple[str, str]], last: str, room: int, model: ServedModel) -> list[int]:
-    """The ids of a conversation up to where the model goes on. A turn that cannot fit is not even encoded."""
-    form, tokenizer = model.format, model.tokenizer
-
-    def earlier() -> Iterator[list[int]]:
-        for number, (message, answer) in reversed(list(enumerate(turns))):
-            if len(message) + len(answer) > room * LONGEST_TOKEN:
-                return
-            if form.answers:
-                message, answer = message.strip(), answer.rstrip()
-            yield form.turn(tokenizer, message, answer, first=number == 0)
-
-    prompt = form.prompt(tokenizer, last.strip() if form.answers else last, first=not turns)
-    return remembered(prompt, earlier(), room)[0]
 
 
 def _requests(body: Sampled, ids: list[int], limit: int, logprobs: int | None, model: ServedModel) -> list[Request]:

@@ -9,9 +9,11 @@ from gpt2.serve.responses import ErrorBody, ErrorResponse
 from gpt2.serve.schemas import FIELDS
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-
-
 ROLES = frozenset({"system", "developer", "user", "assistant"})
+LONGEST_MESSAGE = 300
+"""Characters of a message that is made of what a client sent."""
+MOST_MISTAKES = 100
+"""In one body, that are looked at one by one."""
 
 
 class ApiError(Exception):
@@ -49,17 +51,28 @@ class ApiError(Exception):
 
 def from_validation(error: ValidationError) -> ApiError:
     """The first thing that is wrong with a body, with its field. What the client sent is not repeated."""
+    if error.error_count() > MOST_MISTAKES:
+        return ApiError(400, f"The body has more than {MOST_MISTAKES} mistakes.", code="invalid_value")
     problems: Any = error.errors(include_url=False, include_input=False, include_context=False)
-    # Where a field can be of several types, one problem is told for each; the deepest is of the type that was meant.
-    problem = max(problems, key=lambda one: len(one["loc"]))
+    problem = max(problems, key=_nearness)
     field = ".".join(_fields(problem["loc"]))
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ")[:LONGEST_MESSAGE]
     if problem["type"] == "json_invalid":
         return ApiError(400, f"The body is not valid JSON: {message}.", code="invalid_json")
     if problem["type"] == "extra_forbidden":
         field = ".".join([*_fields(problem["loc"][:-1]), str(problem["loc"][-1])[:100]])
         return ApiError(400, f"There is no field {field!r}.", field, "unknown_field")
     return ApiError(400, f"{field}: {message}." if field else f"{message}.", field or None, "invalid_value")
+
+
+def _nearness(problem: Any) -> tuple[bool, int, int]:
+    """Where a field can be of several types, one problem is told for each: how near its type is to what was meant.
+
+    It is nearest where the type was right and only the value was not; else where it was right to the greatest depth,
+    and furthest along a list.
+    """
+    path = problem["loc"]
+    return not problem["type"].endswith("_type"), len(path), path[-1] if path and isinstance(path[-1], int) else 0
 
 
 def _fields(path: Sequence[str | int]) -> list[str]:

@@ -3,6 +3,7 @@
 Everything that can be decided by the head of a request is decided here, before a byte of its body is read.
 """
 
+import asyncio
 import hmac
 import ipaddress
 import logging
@@ -90,11 +91,15 @@ class Gate:
 
         try:
             self._check(scope)
-            await self._app(scope, receive, sending)
+            # The engine keeps its own deadline; this one is for whoever reads a byte now and then.
+            async with asyncio.timeout(self._limits.answer_seconds + self._limits.write_seconds):
+                await self._app(scope, receive, sending)
         except ApiError as error:
             await respond(error, sending)
         except ClientDisconnect:
             status = 499
+        except TimeoutError:
+            status = 499  # what is left of the answer is not sent; the connection is closed
         except Exception as error:  # noqa: BLE001 - the application has answered with a 500 without details
             log.error("request %s: %s", request_id, describe(error))
             if status == 0:

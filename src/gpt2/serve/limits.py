@@ -11,10 +11,10 @@ LONGEST_STOP = 64
 """Characters of a stop string."""
 MOST_BIASES = 300
 MOST_MESSAGES = 1000
+MOST_IDS = 2**15
+"""Token ids of a prompt; far above any context, and far below what would keep the parser busy."""
 MOST_ALTERNATIVES = 20
 """Log-probabilities of other tokens that may be asked for beside each token."""
-LONGEST_TOKEN = 256
-"""Bytes that one token can stand for, in every tokenizer here: so a text far too long need not be encoded."""
 INLINE_CHARACTERS = 4096
 """A text up to so long is encoded at once (a millisecond); a longer one in a thread, so that others do not wait."""
 
@@ -34,7 +34,7 @@ class Limits:
     idle_seconds: int = 20
     """How long a connection may stay open between two requests."""
     answer_seconds: float = 600.0
-    """From the arrival of a request to the end of its answer."""
+    """From the arrival of a request to the end of its answer. Its reader gets `write_seconds` more for the rest."""
     queue: int = 64
     """Answers that may wait for a place in the engine, all clients together."""
     drain_seconds: float = 30.0

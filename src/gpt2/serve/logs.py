@@ -16,11 +16,11 @@ class WithoutTraceback(logging.Filter):
 
 
 def configure() -> None:
-    """Write to stderr: our own lines, and uvicorn's warnings."""
+    """Write to stderr: our own lines, and warnings of what carries us."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(FORMAT))
     handler.addFilter(WithoutTraceback())
-    for name, level in (("gpt2.serve", logging.INFO), ("uvicorn.error", logging.WARNING)):
+    for name, level in (("gpt2.serve", logging.INFO), ("uvicorn.error", logging.WARNING), ("asyncio", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(level)

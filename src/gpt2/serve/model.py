@@ -7,8 +7,9 @@ from typing import TypeVar
 
 from gpt2.chat.template import ChatFormat
 from gpt2.serve.errors import ApiError
-from gpt2.serve.limits import INLINE_CHARACTERS, LONGEST_TOKEN
+from gpt2.serve.limits import INLINE_CHARACTERS
 from gpt2.tokenizer.base import Tokenizer
+from gpt2.tokenizer.bpe import LONGEST
 
 T = TypeVar("T")
 
@@ -30,7 +31,7 @@ class ServedModel:
         Raises:
             ApiError: 400.
         """
-        if len(text.encode()) > self.context_length * LONGEST_TOKEN:
+        if len(text.encode()) > self.context_length * LONGEST:
             raise self.too_long(f"This text of {len(text):,} characters", param)
 
     def too_long(self, what: str, param: str) -> ApiError:

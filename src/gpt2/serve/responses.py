@@ -5,11 +5,11 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 
-class Answer(BaseModel):
+class Part(BaseModel):
     """A part of a response."""
 
 
-class Usage(Answer):
+class Usage(Part):
     """Tokens read and written."""
 
     prompt_tokens: int
@@ -17,7 +17,7 @@ class Usage(Answer):
     total_tokens: int
 
 
-class CompletionLogprobs(Answer):
+class CompletionLogprobs(Part):
     """A list entry for each token."""
 
     tokens: list[str]
@@ -29,7 +29,7 @@ class CompletionLogprobs(Answer):
 FinishReason = Literal["stop", "length"]
 
 
-class CompletionChoice(Answer):
+class CompletionChoice(Part):
     """One answer, or a piece of it."""
 
     index: int
@@ -38,7 +38,7 @@ class CompletionChoice(Answer):
     finish_reason: FinishReason | None = None
 
 
-class Completion(Answer):
+class Completion(Part):
     """The answers to one request, or a piece of a stream of them."""
 
     id: str
@@ -50,7 +50,7 @@ class Completion(Answer):
     system_fingerprint: str | None = None
 
 
-class Alternative(Answer):
+class Alternative(Part):
     """A token and how likely it was."""
 
     token: str
@@ -64,14 +64,14 @@ class ChatToken(Alternative):
     top_logprobs: list[Alternative]
 
 
-class ChatLogprobs(Answer):
+class ChatLogprobs(Part):
     """An entry for each token."""
 
     content: list[ChatToken]
     refusal: None = None
 
 
-class AssistantMessage(Answer):
+class AssistantMessage(Part):
     """What the model says."""
 
     role: Literal["assistant"] = "assistant"
@@ -79,7 +79,7 @@ class AssistantMessage(Answer):
     refusal: None = None
 
 
-class ChatChoice(Answer):
+class ChatChoice(Part):
     """One answer."""
 
     index: int
@@ -88,7 +88,7 @@ class ChatChoice(Answer):
     finish_reason: FinishReason
 
 
-class ChatCompletion(Answer):
+class ChatCompletion(Part):
     """The answers to one request."""
 
     id: str
@@ -100,14 +100,14 @@ class ChatCompletion(Answer):
     system_fingerprint: str | None = None
 
 
-class ChatPiece(Answer):
+class ChatPiece(Part):
     """More of an answer; its first piece names the role."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
 
 
-class ChatChunkChoice(Answer):
+class ChatChunkChoice(Part):
     """A piece of one answer."""
 
     index: int
@@ -116,7 +116,7 @@ class ChatChunkChoice(Answer):
     finish_reason: FinishReason | None = None
 
 
-class ChatChunk(Answer):
+class ChatChunk(Part):
     """A piece of a stream."""
 
     id: str
@@ -128,7 +128,7 @@ class ChatChunk(Answer):
     system_fingerprint: str | None = None
 
 
-class ModelCard(Answer):
+class ModelCard(Part):
     """The model that is served."""
 
     id: str
@@ -139,20 +139,20 @@ class ModelCard(Answer):
     answers: bool = Field(description="trained on a template, so that chat answers; else it continues the text")
 
 
-class ModelList(Answer):
+class ModelList(Part):
     """All models that are served: one."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
 
 
-class Health(Answer):
+class Health(Part):
     """How the server is."""
 
-    status: Literal["ok", "draining", "failed"]
+    status: Literal["ok", "draining"]
 
 
-class ErrorBody(Answer):
+class ErrorBody(Part):
     """What went wrong."""
 
     message: str
@@ -161,7 +161,7 @@ class ErrorBody(Answer):
     code: str | None
 
 
-class ErrorResponse(Answer):
+class ErrorResponse(Part):
     """An answer other than 200."""
 
     error: ErrorBody

@@ -2,7 +2,8 @@
 
 Strictly: "1.5" and true are no numbers, NaN is none, and a field that is not listed here is refused by name, so that
 nobody believes in a setting that does nothing. Fields that OpenAI's clients send and that cannot change a text here
-(`user`, `store`, `metadata`, …) are taken and ignored.
+(`user`, `store`, `metadata`, …) are taken and ignored. Lists fail at their first mistake: two megabytes of mistakes
+would else take ten seconds and a gigabyte to tell.
 """
 
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ from gpt2.serve.limits import (
     MOST_ALTERNATIVES,
     MOST_BIASES,
     MOST_CHOICES,
+    MOST_IDS,
     MOST_MESSAGES,
     MOST_PROMPTS,
     MOST_STOPS,
@@ -24,6 +26,7 @@ INT64 = 2**63
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 StopString = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
+Ids = Annotated[list[TokenId], Field(min_length=1, max_length=MOST_IDS, fail_fast=True)]
 
 
 class Strict(BaseModel):
@@ -46,7 +49,7 @@ class Sampled(Strict):
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = Field(default=None, description="answers to each prompt")
     stream: bool | None = Field(default=None, description="send the text while it is written, as server-sent events")
     stream_options: StreamOptions | None = Field(default=None, description="only with `stream`")
-    stop: StopString | Annotated[list[StopString], Field(max_length=MOST_STOPS)] | None = Field(
+    stop: StopString | Annotated[list[StopString], Field(max_length=MOST_STOPS, fail_fast=True)] | None = Field(
         default=None, description="texts that end an answer and are not part of it"
     )
     seed: Annotated[int, Field(ge=-INT64, lt=INT64)] | None = Field(
@@ -101,12 +104,9 @@ class CompletionRequest(Sampled):
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
-        | Annotated[list[TokenId], Field(min_length=1, max_length=2**20)]
-        | Annotated[
-            list[Annotated[list[TokenId], Field(min_length=1, max_length=2**20)]],
-            Field(min_length=1, max_length=MOST_PROMPTS),
-        ]
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
+        | Ids
+        | Annotated[list[Ids], Field(min_length=1, max_length=MOST_PROMPTS, fail_fast=True)]
     ) = Field(description="text to continue, or several, or their token ids; an empty text begins a new document")
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = Field(default=None, description="16 by default")
     logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = Field(
@@ -132,7 +132,7 @@ class TextPart(Strict):
     text: str
 
 
-Content = str | Annotated[list[TextPart], Field(min_length=1, max_length=MOST_MESSAGES)]
+Content = str | Annotated[list[TextPart], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
 
 
 class Said(Strict):
@@ -168,7 +168,7 @@ class ResponseFormat(Strict):
 class ChatRequest(Sampled):
     """POST /v1/chat/completions: answer a message."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = Field(
         default=None, description="what the context has room for, by default"
     )

@@ -76,6 +76,8 @@ class Server(uvicorn.Server):
             for connection in list(self.server_state.connections):
                 if isinstance(connection, BoundedProtocol):
                     connection.sweep(now)
+        if self._service.worker.failed:
+            self.should_exit = True  # whoever watches over the process starts a new one
         if self._draining_since is not None and not self.should_exit:
             late = time.monotonic() - self._draining_since > self._limits.drain_seconds
             if late:

@@ -46,9 +46,7 @@ class Service:
     @property
     def status(self) -> Health:
         """How the server is."""
-        if self.worker.failed:
-            return Health(status="failed")
-        return Health(status="draining" if self.draining else "ok")
+        return Health(status="draining" if self.draining or self.worker.failed else "ok")
 
     def card(self) -> ModelCard:
         """What there is to know about the model."""
@@ -61,8 +59,10 @@ class Service:
         """The body of a request, checked.
 
         Raises:
-            ApiError: it is no JSON, too large, not what the schema says, or names another model.
+            ApiError: there is no room for it, or it is no JSON, too large, not what the schema says, or names another
+                model.
         """
+        self.worker.check_room(_client(request))
         if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
             raise ApiError(415, "The body must be JSON: Content-Type: application/json.", code="invalid_content_type")
         most = self.limits.body_bytes
@@ -102,8 +102,7 @@ class Service:
             ClientDisconnect: the client has gone.
         """
         began = time.monotonic()
-        client = request.client.host if request.client else "?"
-        answer = self.worker.submit(asked.requests, client)
+        answer = self.worker.submit(asked.requests, _client(request))
         self.metrics.read.inc(asked.prompt_tokens)
         give_up = functools.partial(self.worker.cancel, answer)
         try:
@@ -157,6 +156,10 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _client(request: Request) -> str:
+    return request.client.host if request.client else "?"
 
 
 def as_json(content: BaseModel, status: int = 200) -> Response:

@@ -22,14 +22,12 @@ from gpt2.serve.metrics import Metrics
 
 log = logging.getLogger("gpt2.serve")
 
+HOPELESS = 5
+"""Steps that fail one after the other before the engine is given up, as a GPU must be after some mistakes."""
+
 
 class Engine(Protocol):
     """What is asked of an engine; all of it from one thread."""
-
-    @property
-    def active(self) -> int:
-        """Requests that are being answered."""
-        ...
 
     @property
     def slots(self) -> int:
@@ -100,7 +98,7 @@ class Worker:
     def __init__(self, engine: Engine, limits: Limits, metrics: Metrics) -> None:
         self.slots = engine.slots
         self.failed = False
-        """Whether the thread has ended by a mistake of ours."""
+        """Whether the thread has ended by a mistake of ours. It does not come back: the process must be restarted."""
         self._engine = engine
         self._limits = limits
         self._metrics = metrics
@@ -114,6 +112,7 @@ class Worker:
         self._outstanding: Counter[str] = Counter()  # client → requests that have not ended; under the lock
         self._seconds = 1.0  # how long a request has taken of late; under the lock
         self._stopping = False
+        self._failures = 0  # of steps, on end
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -140,21 +139,34 @@ class Worker:
         wanted = len(requests)
         if wanted > self._share:
             raise ApiError(400, f"{wanted} answers at once are too many; {self._share} are possible here.", "n")
-        with self._lock:
-            if self.failed:
-                raise ApiError(503, "The server cannot answer any more.", code="failed")
-            total, own = self._outstanding.total(), self._outstanding[client]
-            if total + wanted > self.slots + self._limits.queue or own + wanted > self._share:
-                self._metrics.refused.inc()
-                seconds = max(1, min(60, round(self._seconds * total / self.slots)))
-                whose = "Too many requests of yours" if own + wanted > self._share else "Too many requests"
-                again = {"Retry-After": str(seconds)}
-                raise ApiError(429, f"{whose} are waiting. Try again in {seconds} s.", None, "queue_full", again)
-            self._outstanding[client] += wanted
         answer = Answer(wanted, client)
         deadline = time.monotonic() + self._limits.answer_seconds
-        self._inbox.put([Job(request, answer, index, deadline) for index, request in enumerate(requests)])
+        jobs = [Job(request, answer, index, deadline) for index, request in enumerate(requests)]
+        with self._lock:
+            self._check_room(client, wanted)
+            self._outstanding[client] += wanted
+            self._inbox.put(jobs)  # under the lock: so whoever sets `failed` has all that came before it
         return answer
+
+    def check_room(self, client: str) -> None:
+        """Refuse a client early, before its request is read and encoded.
+
+        Raises:
+            ApiError: 429, too many are waiting, of this client or in all; 503, the thread has ended.
+        """
+        with self._lock:
+            self._check_room(client, 1)
+
+    def _check_room(self, client: str, wanted: int) -> None:
+        if self.failed:
+            raise ApiError(503, "The server cannot answer any more.", code="failed")
+        total, own = self._outstanding.total(), self._outstanding.get(client, 0)
+        if total + wanted > self.slots + self._limits.queue or own + wanted > self._share:
+            self._metrics.refused.inc()
+            seconds = max(1, min(60, round(self._seconds * total / self.slots)))
+            whose = "Too many requests of yours" if own + wanted > self._share else "Too many requests"
+            again = {"Retry-After": str(seconds)}
+            raise ApiError(429, f"{whose} are waiting. Try again in {seconds} s.", None, "queue_full", again)
 
     def cancel(self, answer: Answer) -> None:
         """Give up what has not been answered yet; nothing happens if all has."""
@@ -168,7 +180,7 @@ class Worker:
     def _live(self) -> None:
         try:
             while not self._stopping:
-                self._read_messages()
+                self._read_messages(wait=not self._running and not self._waiting)
                 self._give_up_late()
                 self._admit()
                 if self._running:
@@ -179,18 +191,18 @@ class Worker:
             with self._lock:
                 self.failed = True
             log.critical("the engine's thread ended: %s", describe(error))
+            self._read_messages(wait=False)
             self._end_all(ApiError(500, "The server failed.", code="failed"))
         self._tell()
 
-    def _read_messages(self) -> None:
-        """All messages that are there; the first is waited for if there is nothing else to do."""
-        block = not self._running and not self._waiting
+    def _read_messages(self, wait: bool) -> None:
+        """All messages that are there; if asked to, the first is waited for."""
         while True:
             try:
-                message = self._inbox.get(block)
+                message = self._inbox.get(block=wait)
             except queue.Empty:
                 return
-            block = False
+            wait = False
             if message is None:
                 self._stopping = True
             elif isinstance(message, ApiError):
@@ -203,7 +215,8 @@ class Worker:
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self.slots:
             # Of equals the first: so a client with a hundred requests does not stand before one with a single one.
-            job = min(self._waiting, key=lambda job: self._of_client[job.answer.client])
+            running = Counter(job.answer.client for job in self._running.values())
+            job = min(self._waiting, key=lambda job: running[job.answer.client])
             try:
                 ticket = self._engine.admit(job.request)
             except UserError as error:
@@ -222,18 +235,18 @@ class Worker:
                     self._running[ticket] = job
                     self._count()
 
-    @property
-    def _of_client(self) -> Counter[str]:
-        return Counter(job.answer.client for job in self._running.values())
-
     def _step(self) -> None:
         try:
             news = self._engine.step()
-        except Exception as error:  # noqa: BLE001 - what ran is lost, the server lives
+        except Exception as error:
             log.error("a step of the engine failed: %s", describe(error))
             for job in list(self._running.values()):
                 self._end(job, ApiError(500, "The model could not write any further.", code="engine_failed"))
+            self._failures += 1
+            if self._failures == HOPELESS:
+                raise
             return
+        self._failures = 0
         written = 0
         for ticket, delta in news:
             job = self._running[ticket]
