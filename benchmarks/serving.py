@@ -1,6 +1,6 @@
 """How much of the engine's speed its clients get: 16 streams beside one, and HTTP beside the bare engine, in turn.
 
-    python benchmarks/serving.py --preset gpt2 --rounds 3
+    python benchmarks/serving.py --preset gpt2-midi
 
 The weights are random, which costs the same. The client is one process of bare sockets, so that it takes little of
 the machine that both sides share. A round is: the engine alone with 16 texts, the server with 16 clients, the server
@@ -10,29 +10,21 @@ with one.
 import argparse
 import asyncio
 import json
-import os
-import platform
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from safetensors.torch import save_file
+from results import machine, write_section
+from server import ServerProcess, make_folder
 
 from gpt2.config.presets import PRESETS
 from gpt2.generation.engine import Engine
 from gpt2.generation.load import open_engine
 from gpt2.generation.request import Request, Sampling
-from gpt2.model.gpt2 import GPT2, GPT2Config
-from gpt2.tokenizer.gpt2 import gpt2_tokenizer
-from gpt2.weights.huggingface import to_files
 
 PROMPT = 32
 WARM_UP = 8
@@ -47,16 +39,16 @@ class Measured(NamedTuple):
     """Seconds to each client's first piece of text."""
 
 
-def prompts(clients: int) -> list[list[int]]:
-    """Different ones, so that none can be copied from another."""
-    generator = torch.Generator().manual_seed(1)
+def prompts(clients: int, seed: int) -> list[list[int]]:
+    """Different ones, and others with each seed, so that none can be copied from another or from one before."""
+    generator = torch.Generator().manual_seed(seed)
     return torch.randint(50_000, (clients, PROMPT), generator=generator).tolist()
 
 
-def bare(engine: Engine, clients: int, tokens: int) -> Measured:
+def bare(engine: Engine, clients: int, tokens: int, seed: int) -> Measured:
     """The engine without a server."""
     ends = {engine.tokenizer.end_of_text: -100.0}
-    requests = [Request(tuple(ids), tokens, Sampling(seed=1, logit_bias=ends)) for ids in prompts(clients)]
+    requests = [Request(tuple(ids), tokens, Sampling(seed=1, logit_bias=ends)) for ids in prompts(clients, seed)]
     first: dict[int, float] = {}
     began = time.perf_counter()
     for number, _ in engine.run(requests):
@@ -83,96 +75,77 @@ async def stream(port: int, ids: list[int], tokens: int) -> tuple[float, int]:
     return first, json.loads(last.removeprefix(b"data: "))["usage"]["completion_tokens"]
 
 
-async def served(port: int, clients: int, tokens: int) -> Measured:
+async def served(port: int, clients: int, tokens: int, seed: int) -> Measured:
     """Streaming clients, all at once."""
     began = time.perf_counter()
-    results = await asyncio.gather(*(stream(port, ids, tokens) for ids in prompts(clients)))
+    results = await asyncio.gather(*(stream(port, ids, tokens) for ids in prompts(clients, seed)))
     written = sum(count for _, count in results)
     assert written == clients * tokens, f"{written} tokens of {clients * tokens}"
     return Measured(written / (time.perf_counter() - began), [first for first, _ in results])
 
 
-def make_folder(folder: Path, preset: str) -> Path:
-    """A model of a named size with random weights, and GPT-2's tokenizer."""
-    tokenizer = gpt2_tokenizer()
-    model = GPT2(GPT2Config(tokenizer.vocab_size, **PRESETS[preset]._asdict()))
-    model.init_weights(torch.Generator().manual_seed(1))
-    config, generation, tensors = to_files(model, tokenizer.end_of_text)
-    files = {"config.json": config, "generation_config.json": generation, **tokenizer.to_files(1024)}
-    for name, content in files.items():
-        (folder / name).write_text(json.dumps(content))
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
-
-
-class ServerProcess:
-    """`gpt2 serve` on a free port."""
-
-    def __init__(self, folder: Path, slots: int, precision: str) -> None:
-        words = [str(folder), "--port", "0", "--slots", str(slots), "--name", "bench", "--precision", precision]
-        command = [sys.executable, "-m", "gpt2", "serve", *words]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        assert self.process.stderr is not None
-        said = ""
-        while "Stop with" not in said:
-            line = self.process.stderr.readline()
-            assert line, f"the server did not start:\n{said}"
-            said += line
-        self.port = int(said.split("http://127.0.0.1:")[1].split("/")[0])
-        threading.Thread(target=self.process.stderr.read, daemon=True).start()
-
-    def end(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60)
-
-
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All rounds, and what they come to."""
-    clients, tokens = arguments.clients, arguments.tokens
+def measure(preset: str, precision: str, clients: int, tokens: int, rounds: int) -> list[dict[str, Measured]]:
+    """All rounds: the engine alone, the server with many clients, and with one."""
     with tempfile.TemporaryDirectory() as place:
-        folder = make_folder(Path(place), arguments.preset)
-        server = ServerProcess(folder, clients, arguments.precision)
+        folder = make_folder(Path(place), preset)
+        server = ServerProcess(folder, clients, precision)
         try:
-            engine = open_engine(folder, torch.device("cpu"), arguments.precision, clients)
-            bare(engine, clients, WARM_UP)
-            asyncio.run(served(server.port, clients, WARM_UP))
-            rounds = []
-            for number in range(arguments.rounds):
-                taken = {
-                    "engine": bare(engine, clients, tokens),
-                    "many": asyncio.run(served(server.port, clients, tokens)),
-                    "one": asyncio.run(served(server.port, 1, tokens)),
-                }
-                rounds.append(taken)
-                speeds = "  ".join(f"{name} {measured.tokens_per_second:8.1f}" for name, measured in taken.items())
+            engine = open_engine(folder, torch.device("cpu"), precision, clients)
+            bare(engine, clients, WARM_UP, 0)
+            asyncio.run(served(server.port, clients, WARM_UP, 0))
+            taken = []
+            for number in range(rounds):
+                taken.append(
+                    {
+                        "engine": bare(engine, clients, tokens, 2 * number + 1),
+                        "many": asyncio.run(served(server.port, clients, tokens, 2 * number + 1)),
+                        "one": asyncio.run(served(server.port, 1, tokens, 2 * number + 2)),
+                    }
+                )
+                speeds = "  ".join(f"{name} {one.tokens_per_second:8.1f}" for name, one in taken[-1].items())
                 print(f"round {number + 1}: {speeds}  tokens/s", file=sys.stderr)
+            return taken
         finally:
             server.end()
-    speed = {name: statistics.median(one[name].tokens_per_second for one in rounds) for name in rounds[0]}
-    first = sorted(seconds for one in rounds for seconds in one["many"].first)
-    ratio = statistics.median(one["many"].tokens_per_second / one["one"].tokens_per_second for one in rounds)
-    overhead = statistics.median(1 - one["many"].tokens_per_second / one["engine"].tokens_per_second for one in rounds)
-    return {
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
-        "model": f"{arguments.preset}, {arguments.precision}",
-        "clients": clients,
-        "tokens": f"{PROMPT} read, {tokens} written, each",
-        "tokens_per_second": {name: round(value, 1) for name, value in speed.items()},
-        "many_to_one": round(ratio, 2),
-        "http_overhead": round(overhead, 4),
-        "first_token_p95_seconds": round(first[int(len(first) * 0.95)], 3),
-    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="gpt2", choices=sorted(PRESETS), help="size of the model")
+    parser.add_argument("--preset", default="gpt2-midi", choices=sorted(PRESETS), help="size of the model")
     parser.add_argument("--clients", type=int, default=16, help="streaming clients, and slots of the server")
     parser.add_argument("--tokens", type=int, default=128, help="tokens of an answer")
-    parser.add_argument("--rounds", type=int, default=3, help="times that all is measured")
+    parser.add_argument("--rounds", type=int, default=5, help="times that all is measured")
     parser.add_argument("--precision", default="fp32", help="of the weights: fp32, bf16, int8 or auto")
-    print(json.dumps(run(parser.parse_args()), indent=2))
+    parser.add_argument("--record", action="store_true", help="write the table into RESULTS.md")
+    arguments = parser.parse_args()
+    preset, precision, clients, tokens = arguments.preset, arguments.precision, arguments.clients, arguments.tokens
+    taken = measure(preset, precision, clients, tokens, arguments.rounds)
+    lines = [
+        f"`python benchmarks/serving.py --preset {preset} --precision {precision}` on {machine()}.",
+        f"{clients} streaming clients; {PROMPT} tokens read and {tokens} written for each. Clients, server and engine",
+        "share the machine. Tokens a second; seconds to the first token.",
+        "",
+        f"| round | engine alone, {clients} texts | server, {clients} clients | one client | {clients} to 1 "
+        f"| server to engine | first token, p95 of {clients} | of one |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for number, one in enumerate(taken, 1):
+        engine, many, single = one["engine"], one["many"], one["one"]
+        first = sorted(many.first)[int(clients * 0.95)]
+        lines.append(
+            f"| {number} | {engine.tokens_per_second:,.0f} | {many.tokens_per_second:,.0f} "
+            f"| {single.tokens_per_second:,.0f} | {many.tokens_per_second / single.tokens_per_second:.2f} "
+            f"| {many.tokens_per_second / engine.tokens_per_second:.3f} | {first:.2f} | {single.first[0]:.3f} |"
+        )
+    ratio = statistics.median(one["many"].tokens_per_second / one["one"].tokens_per_second for one in taken)
+    share = statistics.median(one["many"].tokens_per_second / one["engine"].tokens_per_second for one in taken)
+    lines += [
+        "",
+        f"Medians: {clients} clients get **{ratio:.2f}** times what one gets, {share:.1%} of the bare engine.",
+    ]
+    print("\n".join(lines))
+    if arguments.record:
+        write_section("serving", "A server and its clients", lines)
 
 
 if __name__ == "__main__":

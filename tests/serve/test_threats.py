@@ -500,22 +500,22 @@ def test_a_megabyte_of_one_letter_costs_nothing(plain: Running) -> None:
             assert client.post("/v1/chat/completions", json=chat).status_code == 200  # too old to be remembered
 
 
-def test_a_hundred_thousand_mistakes_are_told_in_a_sentence(plain: Running) -> None:
+def test_forty_thousand_mistakes_are_told_in_a_sentence(plain: Running) -> None:
     """Lists fail at their first mistake: to note a million took ten seconds, in which nobody was served."""
     chat = {"model": MODEL, "messages": CHAT}
-    unknown = {f"k{number}": 1 for number in range(50_000)}
+    unknown = {f"k{number}": 1 for number in range(5_000)}
     bodies: list[tuple[str, Any]] = [
-        *(("/v1/completions", completion([value] * 100_000)) for value in (1, -1, "a", [], [-1], None)),
-        ("/v1/completions", completion([[-1] * 30_000] * 16)),
-        ("/v1/completions", completion("a", stop=[1] * 100_000)),
-        ("/v1/completions", completion("a", logit_bias={str(number): "a" for number in range(50_000)})),
-        ("/v1/completions", completion("a", metadata={str(number): 1 for number in range(50_000)})),
+        *(("/v1/completions", completion([value] * 40_000)) for value in (1, -1, "a", [], [-1], None)),
+        ("/v1/completions", completion([[-1] * 5_000] * 16)),
+        ("/v1/completions", completion("a", stop=[1] * 40_000)),
+        ("/v1/completions", completion("a", logit_bias={str(number): "a" for number in range(5_000)})),
+        ("/v1/completions", completion("a", metadata={str(number): 1 for number in range(5_000)})),
         ("/v1/completions", {**completion("a"), **unknown}),
-        ("/v1/chat/completions", {**chat, "messages": [1] * 100_000}),
-        ("/v1/chat/completions", {**chat, "messages": [{}] * 100_000}),
-        ("/v1/chat/completions", {**chat, "messages": [{"role": "user", "content": [1] * 100_000}]}),
+        ("/v1/chat/completions", {**chat, "messages": [1] * 40_000}),
+        ("/v1/chat/completions", {**chat, "messages": [{}] * 40_000}),
+        ("/v1/chat/completions", {**chat, "messages": [{"role": "user", "content": [1] * 40_000}]}),
         ("/v1/chat/completions", {**chat, "messages": [{**CHAT[0], **unknown}]}),
-        ("/v1/chat/completions", {**chat, "messages": [{"role": "u" * 10**6, "content": "x"}]}),
+        ("/v1/chat/completions", {**chat, "messages": [{"role": "u" * 10**5, "content": "x"}]}),
     ]
     for path, body in bodies:
         content = json.dumps(body, separators=(",", ":")).encode()
@@ -803,12 +803,12 @@ def test_texts_of_a_model_side_by_side_are_those_of_requests_alone() -> None:
         def ask(number: int) -> str:
             how = {"temperature": 0} if number % 2 else {"seed": number, "temperature": 1.2}
             prompt = "the same beginning " * (number % 3) + f"prompt {number}"
-            body = completion(prompt, max_tokens=10 + number, **how)
+            body = completion(prompt, max_tokens=8 + number % 16, **how)
             return client.post("/v1/completions", json=body).json()["choices"][0]["text"]
 
-        alone = [ask(number) for number in range(50)]
-        assert list(pool.map(ask, range(50))) == alone
-        assert len(set(alone)) > 40
+        alone = [ask(number) for number in range(30)]
+        assert list(pool.map(ask, range(30))) == alone
+        assert len(set(alone)) > 24
 
 
 def test_no_piece_waits_for_the_acknowledgement_of_the_one_before(plain: Running) -> None:

@@ -10,6 +10,7 @@ from gpt2.config.commands import ServeSettings
 from gpt2.console import say, warn
 from gpt2.errors import ConfigError
 from gpt2.generation.load import open_engine
+from gpt2.generation.request import Sampling
 from gpt2.model.cost import parameters
 from gpt2.recipes.chat import template_of
 from gpt2.runtime import pick_device
@@ -32,7 +33,8 @@ def serve(settings: ServeSettings) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish what runs.
 
     Raises:
-        UserError: no such run, checkpoint or device; the address is taken, or open to others without a key.
+        UserError: no such run, checkpoint or device; the model's answer is no number; the address is taken, or open to
+            others without a key.
     """
     key = read_key(settings)
     if key is None and not _is_own(settings.host):
@@ -44,6 +46,7 @@ def serve(settings: ServeSettings) -> None:
     device = pick_device(settings.device)
     checkpoint = open_checkpoint(settings.run, settings.checkpoint)
     engine = open_engine(checkpoint.folder, device, settings.precision, settings.slots)
+    engine.complete("", 1, Sampling())  # the first token takes longest; no client shall wait for it
 
     limits = Limits(queue=settings.queue, drain_seconds=settings.drain_seconds, connections=connections_that_fit())
     model = ServedModel(

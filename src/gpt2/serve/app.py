@@ -11,7 +11,6 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from gpt2 import __version__
-from gpt2.serve.answering import ChatWriter, CompletionWriter
 from gpt2.serve.asking import for_chat, for_completion
 from gpt2.serve.errors import ApiError
 from gpt2.serve.gate import Gate
@@ -19,6 +18,7 @@ from gpt2.serve.page import PAGE
 from gpt2.serve.responses import ChatChunk, ChatCompletion, Completion, ErrorResponse, Health, ModelCard, ModelList
 from gpt2.serve.schemas import ChatRequest, CompletionRequest, Sampled
 from gpt2.serve.service import Service, as_json
+from gpt2.serve.writers import ChatWriter, CompletionWriter
 
 STATUSES = (400, 401, 403, 404, 413, 415, 429, 431, 500, 503)
 """Other than 200, of the routes that need a key."""

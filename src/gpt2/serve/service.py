@@ -11,7 +11,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from gpt2.serve.answering import Writer
 from gpt2.serve.asking import Asked
 from gpt2.serve.errors import ApiError, from_validation
 from gpt2.serve.limits import Limits
@@ -20,6 +19,7 @@ from gpt2.serve.model import ServedModel
 from gpt2.serve.responses import Health, ModelCard
 from gpt2.serve.schemas import Sampled
 from gpt2.serve.worker import Worker
+from gpt2.serve.writers import Writer
 
 T = TypeVar("T")
 Body = TypeVar("Body", bound=Sampled)

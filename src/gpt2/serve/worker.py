@@ -10,12 +10,13 @@ import queue
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from gpt2.errors import UserError
 from gpt2.generation.request import Delta, Request
+from gpt2.serve.answer import Answer, News, deliver
 from gpt2.serve.errors import ApiError
 from gpt2.serve.limits import Limits
 from gpt2.serve.metrics import Metrics
@@ -45,33 +46,6 @@ class Engine(Protocol):
     def cancel(self, ticket: int) -> None:
         """Give up a request; its place is free at once."""
         ...
-
-
-class Answer:
-    """The answers to the requests of one client's call, as they come. Lives in the event loop that made it."""
-
-    def __init__(self, requests: int, client: str) -> None:
-        self.client = client
-        self.open = requests
-        """Requests whose last delta has not been read yet."""
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[tuple[int, Delta | ApiError]] = asyncio.Queue()
-
-    async def read(self) -> tuple[int, Delta]:
-        """What is new: the number of the request, counted from 0, and the delta.
-
-        Raises:
-            ApiError: one of the requests failed; none will be answered any more.
-        """
-        index, event = await self._events.get()
-        if isinstance(event, ApiError):
-            raise event
-        self.open -= event.finish is not None
-        return index, event
-
-    async def __aiter__(self) -> AsyncIterator[tuple[int, Delta]]:
-        while self.open:
-            yield await self.read()
 
 
 @dataclass(eq=False, slots=True)
@@ -106,8 +80,7 @@ class Worker:
         self._inbox: queue.SimpleQueue[list[Job] | Answer | ApiError | None] = queue.SimpleQueue()
         self._waiting: list[Job] = []
         self._running: dict[int, Job] = {}
-        self._news: defaultdict[asyncio.AbstractEventLoop, list[tuple[Answer, int, Delta | ApiError]]]
-        self._news = defaultdict(list)
+        self._news: defaultdict[asyncio.AbstractEventLoop, list[News]] = defaultdict(list)
         self._lock = threading.Lock()
         self._outstanding: Counter[str] = Counter()  # client → requests that have not ended; under the lock
         self._seconds = 1.0  # how long a request has taken of late; under the lock
@@ -304,21 +277,16 @@ class Worker:
         self._metrics.waiting.set(len(self._waiting))
 
     def _post(self, job: Job, event: Delta | ApiError) -> None:
-        self._news[job.answer._loop].append((job.answer, job.index, event))
+        self._news[job.answer.loop].append((job.answer, job.index, event))
 
     def _tell(self) -> None:
         """Hand the news of this step to the event loop, all in one call."""
         for loop, news in self._news.items():
             try:
-                loop.call_soon_threadsafe(_deliver, news)
+                loop.call_soon_threadsafe(deliver, news)
             except RuntimeError:  # the loop was closed; nobody listens
                 log.debug("an event loop has ended before its answers")
         self._news.clear()
-
-
-def _deliver(news: list[tuple[Answer, int, Delta | ApiError]]) -> None:
-    for answer, index, event in news:
-        answer._events.put_nowait((index, event))
 
 
 def describe(error: BaseException) -> str:

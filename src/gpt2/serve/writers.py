@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from pydantic import BaseModel
 
 from gpt2.generation.request import Delta, Finish, Token
+from gpt2.serve.answer import Answer
 from gpt2.serve.asking import Asked
 from gpt2.serve.errors import ApiError
 from gpt2.serve.model import ServedModel
@@ -26,7 +27,6 @@ from gpt2.serve.responses import (
     CompletionLogprobs,
     Usage,
 )
-from gpt2.serve.worker import Answer
 
 
 class Writer(ABC):
