@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from torch import Tensor
 from gpt2.config.presets import PRESETS
 from gpt2.errors import CheckpointError
 from gpt2.generation.engine import Engine
-from gpt2.generation.request import Sampling
+from gpt2.generation.request import Request, Sampling
 from gpt2.model.cost import parameters
 from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.tokenizer.bpe import BytePairTokenizer
@@ -134,6 +136,47 @@ def test_greedy_text_is_the_same_with_cache_without_and_in_transformers(tiny: GP
     assert prompt_ids + cached == uncached[:end]
     assert prompt_ids + cached == [token for token in theirs if token != BYTES.end_of_text]
     assert len(set(cached)) > 3
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
+def test_greedy_text_of_many_prompts_at_once_is_that_of_transformers(tiny: GPT2, twin: Any, count: int) -> None:
+    draw = random.Random(count)
+    prompts = [tuple(draw.randrange(256) for _ in range(draw.randrange(1, 40))) for _ in range(count)]
+    requests = [Request(prompt, TINY.context_length - len(prompt), Sampling(temperature=0)) for prompt in prompts]
+    ours: list[list[int]] = [[] for _ in prompts]
+    for number, delta in Engine(tiny, BYTES, 25).run(requests):
+        ours[number] += [token.id for token in delta.tokens]
+    for prompt, answer in zip(prompts, ours, strict=True):
+        tokens = torch.tensor([prompt])
+        theirs = twin.generate(
+            tokens,
+            attention_mask=torch.ones_like(tokens),
+            max_new_tokens=TINY.context_length - len(prompt),
+            do_sample=False,
+            eos_token_id=BYTES.end_of_text,
+            pad_token_id=BYTES.end_of_text,
+        )[0, len(prompt) :].tolist()
+        assert answer == [token for token in theirs if token != BYTES.end_of_text]
+
+
+def test_sampled_text_has_the_distribution_of_the_model(tiny: GPT2) -> None:
+    """Pearson's chi-square of the second token, given the first, and of the first, over many seeds side by side."""
+    prompt, first, second = [5, 6, 7], Counter[int](), Counter[int]()
+    requests = (Request(tuple(prompt), 2, Sampling(0.9, 12, seed=seed)) for seed in range(4000))
+    written: dict[int, list[int]] = defaultdict(list)
+    for number, delta in Engine(tiny, BYTES, 50).run(requests):
+        written[number] += [token.id for token in delta.tokens]
+    first.update(ids[0] for ids in written.values())
+    likeliest = first.most_common(1)[0][0]
+    second.update(ids[1] for ids in written.values() if ids[0] == likeliest and len(ids) > 1)
+    for seen, text in ((first, prompt), (second, [*prompt, likeliest])):
+        with torch.no_grad():
+            logits = tiny(torch.tensor([text]))[0, -1, : BYTES.vocab_size].double() / 0.9
+        values, ids = logits.topk(12)
+        expected = values.softmax(-1) * seen.total()
+        counts = torch.tensor([seen[int(token)] for token in ids], dtype=torch.float64)
+        assert counts.sum() == seen.total() > 300
+        assert ((counts - expected).square() / expected).sum() < 31.3  # 11 degrees of freedom: once in a thousand
 
 
 def test_transformers_opens_our_folder_with_the_same_logits(folder: Path, tiny: GPT2, twin: Any) -> None:

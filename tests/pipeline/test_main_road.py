@@ -114,6 +114,25 @@ def test_generate_gives_text_on_stdout_and_repeats_with_a_seed(cli: Cli, workpla
     assert re.search(r"tokens/s", first.err)
 
 
+def test_several_answers_and_files_of_prompts(cli: Cli, workplace: Path) -> None:
+    (workplace / "notes.txt").write_text(make_text(900))
+    assert cli("train", "notes.txt", "--run", "one", *QUICK).code == 0
+    several = cli("generate", "one", "The cat", "--n", "3", "--max-tokens", "9", "--seed", "4")
+    assert several.code == 0, several.err
+    alone = [cli("generate", "one", "The cat", "--max-tokens", "9", "--seed", str(seed)).out for seed in (4, 5, 6)]
+    assert several.out == "".join(alone)
+    (workplace / "prompts.txt").write_text("The cat\nA dog\n")
+    options = ("--prompts-file", "prompts.txt", "--out", "answers.jsonl", "--max-tokens", "9", "--seed", "4")
+    assert cli("generate", "one", *options).code == 0
+    answers = {entry["prompt"]: entry for entry in map(json.loads, (workplace / "answers.jsonl").open())}
+    assert set(answers) == {"The cat", "A dog"}
+    assert "The cat" + answers["The cat"]["answers"][0] + "\n" == alone[0]
+    again = cli("generate", "one", *options)
+    assert "2 of 2 prompts have answers" in again.err
+    wrong = cli("generate", "one", "--prompts-file", "prompts.txt")
+    assert (wrong.code, "belong together" in wrong.err) == (2, True)
+
+
 def test_our_checkpoint_is_a_hugging_face_folder(cli: Cli, workplace: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -130,7 +149,7 @@ def test_our_checkpoint_is_a_hugging_face_folder(cli: Cli, workplace: Path) -> N
         assert torch.allclose(theirs(tokens).logits, ours(tokens), atol=1e-5)
     prompt = torch.tensor([our_tokenizer.encode("The").tolist()])
     generated = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=10, do_sample=False)
-    answer = cli("generate", folder, "The", "--temperature", "0", "--max-tokens", "10")
+    answer = cli("generate", folder, "The", "--temperature", "0", "--max-tokens", "10", "--precision", "fp32")
     assert answer.out == tokenizer.decode(generated[0], skip_special_tokens=True) + "\n"
 
 

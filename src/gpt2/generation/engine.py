@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gpt2.errors import CheckpointError, ConfigError
+from gpt2.errors import CheckpointError
 from gpt2.generation.reader import Piece, Reader
 from gpt2.generation.request import Delta, Finish, Request, Sampling, Token
 from gpt2.generation.sampling import Sampler
@@ -104,7 +104,7 @@ class Engine:
         Raises:
             ConfigError: an id of the prompt, of the bias or of the stop ids is none of the tokenizer's.
         """
-        self._check(request)
+        request.check_ids(self.tokenizer.vocab_size)
         if not self._free:
             return None
         text = list(request.prompt_ids) or [self.tokenizer.end_of_text]
@@ -220,19 +220,6 @@ class Engine:
     def complete(self, prompt: str, max_tokens: int, sampling: Sampling, stop: Sequence[str] = ()) -> str:
         """The text that follows the prompt, as one string. Arguments and errors are those of `stream`."""
         return "".join(self.stream(prompt, max_tokens, sampling, stop))
-
-    def _check(self, request: Request) -> None:
-        """Refuse ids that the tokenizer does not have."""
-        for name, ids in (
-            ("prompt", request.prompt_ids),
-            ("logit-bias", request.sampling.logit_bias),
-            ("stop-ids", request.stop_ids),
-        ):
-            wrong = next((token for token in ids if not 0 <= token < self.tokenizer.vocab_size), None)
-            if wrong is not None:
-                raise ConfigError(
-                    f"{name}: there is no token {wrong}.", f"Ids are 0 to {self.tokenizer.vocab_size - 1:,}."
-                )
 
     def _pieces(self) -> list[tuple[int, Piece]]:
         """What this step reads, with tickets: the last token of every text, and parts of prompts."""

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpt2.console import say
+from gpt2.files import alone
 from gpt2.generation.reader import Piece, Reader
 from gpt2.model.gpt2 import GPT2
 
@@ -180,11 +182,13 @@ def compiled() -> "ctypes._NamedFuncPointer | None":
         known = subprocess.run(about, capture_output=True, check=True).stdout
         name = hashlib.sha256(SOURCE.read_bytes() + known + " ".join(OPTIONS).encode()).hexdigest()[:16]
         path = _private_folder() / f"{name}.so"
-        if not path.exists():
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                made = Path(folder) / path.name
-                subprocess.run([compiler, *OPTIONS, "-o", made, SOURCE], capture_output=True, check=True)
-                os.replace(made, path)  # several processes may be at it
+        with alone(path.with_suffix(".lock")):
+            if not path.exists():
+                say("Compiling the model for this processor, once …", style="dim")
+                with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                    made = Path(folder) / path.name
+                    subprocess.run([compiler, *OPTIONS, "-o", made, SOURCE], capture_output=True, check=True)
+                    os.replace(made, path)
         return ctypes.CDLL(str(path)).read_tokens
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -89,6 +89,21 @@ class Request:
         if self.logprobs is not None:
             _check("logprobs", self.logprobs, 0, math.inf)
 
+    def check_ids(self, vocab_size: int) -> None:
+        """Refuse ids that a tokenizer of this size does not have.
+
+        Raises:
+            ConfigError: such an id stands in the prompt, the bias or the stop ids.
+        """
+        for name, ids in (
+            ("prompt", self.prompt_ids),
+            ("logit-bias", self.sampling.logit_bias),
+            ("stop-ids", self.stop_ids),
+        ):
+            wrong = next((token for token in ids if not 0 <= token < vocab_size), None)
+            if wrong is not None:
+                raise ConfigError(f"{name}: there is no token {wrong}.", f"Ids are 0 to {vocab_size - 1:,}.")
+
 
 @dataclass(frozen=True, slots=True)
 class Token:

@@ -1,0 +1,309 @@
+"""Writing with 124M: `gpt2.generation.engine` beside transformers, CTranslate2 and llama.cpp, at the same precision.
+
+Every contestant is a process of its own with the same random weights, and they take turns. What is counted: new tokens
+a second after prompts of 32 tokens, for one text and for several at once, and the time to the first token of a prompt
+of 512. A limit of the machine stands beside it: bytes of weights that a token must read, by the speed of reading.
+
+    pip install ctranslate2 llama-cpp-python gguf
+    python benchmarks/decoding.py
+"""
+
+import argparse
+import importlib.util
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from results import machine, write_section
+
+PROMPT, NEW, LONG = 32, 128, 512
+CONTEXT = 1024
+
+
+def prompts(batch: int, length: int, vocabulary: int = 50_257) -> list[list[int]]:
+    """The same ids for everybody, other ones each row."""
+    return np.random.default_rng(batch).integers(0, vocabulary - 1, (batch, length)).tolist()
+
+
+# Contestants: from a folder to a function that writes `new` tokens after each prompt, all prompts at once.
+Writer = Callable[[list[list[int]], int], None]
+
+
+def ours(folder: Path, precision: str, batch: int) -> Writer:
+    import torch
+
+    from gpt2.generation.load import open_engine
+    from gpt2.generation.request import Request, Sampling
+
+    engine = open_engine(folder, torch.device("cpu"), precision, batch)
+    no_end = Sampling(temperature=0, logit_bias={engine.tokenizer.end_of_text: -100.0})
+
+    def write(rows: list[list[int]], new: int) -> None:
+        count = sum(len(delta.tokens) for _, delta in engine.run([Request(tuple(row), new, no_end) for row in rows]))
+        assert count == len(rows) * new
+
+    return write
+
+
+def transformers(folder: Path, precision: str, batch: int) -> Writer:
+    import torch
+    from transformers import GPT2LMHeadModel
+
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    model = GPT2LMHeadModel.from_pretrained(folder, dtype=dtype).eval()
+
+    def write(rows: list[list[int]], new: int) -> None:
+        given = torch.tensor(rows)
+        options: dict[str, Any] = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False}
+        made = model.generate(given, attention_mask=torch.ones_like(given), pad_token_id=0, **options)
+        assert made.shape == (len(rows), given.shape[1] + new)
+
+    return write
+
+
+def ctranslate(folder: Path, precision: str, batch: int) -> Writer:
+    import ctranslate2
+
+    kind = {"fp32": "float32", "int8": "int8"}[precision]
+    converted = folder / f"ctranslate2-{kind}"
+    if not converted.exists():
+        ctranslate2.converters.TransformersConverter(str(folder)).convert(str(converted), quantization=kind)
+    generator = ctranslate2.Generator(str(converted), device="cpu", compute_type=kind, inter_threads=1)
+    spelled = dict(enumerate(vocabulary(converted)))
+
+    def write(rows: list[list[int]], new: int) -> None:
+        made = generator.generate_batch(
+            [[spelled[token] for token in row] for row in rows],
+            max_length=new, min_length=new, sampling_topk=1, include_prompt_in_result=False,
+        )  # fmt: skip
+        assert all(len(result.sequences_ids[0]) == new for result in made)
+
+    return write
+
+
+def vocabulary(converted: Path) -> list[str]:
+    """The tokens as CTranslate2 spells them."""
+    return json.loads((converted / "vocabulary.json").read_text(encoding="utf-8"))
+
+
+def llama(folder: Path, precision: str, batch: int) -> Writer:
+    import llama_cpp as lib
+
+    path = folder / f"{precision}.gguf"
+    if not path.exists():
+        write_gguf(folder, path, precision)
+    lib.llama_backend_init()
+    # It speaks a lot while it loads.
+    quiet = lib.llama_log_callback(lambda *_: None)
+    lib.llama_log_set(quiet, lib.ctypes.c_void_p(0))
+    model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
+    options = lib.llama_context_default_params()
+    options.n_ctx, options.n_batch, options.n_ubatch, options.n_seq_max = CONTEXT * max(1, batch), 2048, 512, batch
+    options.n_threads = options.n_threads_batch = multiprocessing.cpu_count()
+    context = lib.llama_init_from_model(model, options)
+    size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
+    room = lib.llama_batch_init(2048, 0, 1)
+
+    def decode(entries: list[tuple[int, int, int, bool]]) -> list[int]:
+        """(token, position, sequence, whether its logits are wanted) of each → the likeliest of those wanted."""
+        room.n_tokens = len(entries)
+        for place, (token, position, row, wanted) in enumerate(entries):
+            room.token[place], room.pos[place], room.n_seq_id[place] = token, position, 1
+            room.seq_id[place][0], room.logits[place] = row, wanted
+        assert lib.llama_decode(context, room) == 0
+        logits = (
+            np.ctypeslib.as_array(lib.llama_get_logits_ith(context, place), (size,))
+            for place, entry in enumerate(entries) if entry[3]
+        )  # fmt: skip
+        return [int(row.argmax()) for row in logits]
+
+    def write(rows: list[list[int]], new: int) -> None:
+        lib.llama_memory_clear(lib.llama_get_memory(context), True)
+        length = len(rows[0])
+        last = decode(
+            [
+                (token, place, row, place == length - 1)
+                for row, ids in enumerate(rows)
+                for place, token in enumerate(ids)
+            ]
+        )
+        for step in range(new - 1):
+            last = decode([(token, length + step, row, True) for row, token in enumerate(last)])
+
+    return write
+
+
+def write_gguf(folder: Path, path: Path, precision: str) -> None:
+    """The weights as llama.cpp reads them, without a tokenizer."""
+    import gguf
+    from safetensors.numpy import load_file
+
+    kinds = {"fp32": gguf.GGMLQuantizationType.F32, "int8": gguf.GGMLQuantizationType.Q8_0,
+             "bf16": gguf.GGMLQuantizationType.BF16}  # fmt: skip
+    names = {"ln_1": "attn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output",
+             "ln_2": "ffn_norm", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}  # fmt: skip
+    writer = gguf.GGUFWriter(path, "gpt2")
+    writer.add_context_length(CONTEXT), writer.add_embedding_length(768), writer.add_block_count(12)
+    writer.add_feed_forward_length(3072), writer.add_head_count(12), writer.add_layer_norm_eps(1e-5)
+    writer.add_tokenizer_model("no_vocab"), writer.add_vocab_size(50_257)
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        name = name.removeprefix("transformer.")
+        if name.startswith("h."):
+            _, layer, rest = name.split(".", 2)
+            module, part = rest.rsplit(".", 1)
+            if module not in names:
+                continue
+            name = f"blk.{layer}.{names[module]}.{part}"
+            tensor = tensor.T if module in names and tensor.ndim == 2 else tensor  # (outputs, inputs)
+        else:
+            start, part = name.rsplit(".", 1)
+            name = {"wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm"}[start] + f".{part}"
+        tensor = np.ascontiguousarray(tensor, dtype=np.float32)
+        # As its own converter does: vectors and positions stay in fp32.
+        if tensor.ndim == 1 or name.startswith("position") or precision == "fp32":
+            writer.add_tensor(name, tensor)
+        else:
+            writer.add_tensor(name, gguf.quantize(tensor, kinds[precision]), raw_dtype=kinds[precision])
+    writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file(), writer.close()
+
+
+MAKERS = {"ours": ours, "transformers": transformers, "CTranslate2": ctranslate, "llama.cpp": llama}
+NEEDS = {"ours": "torch", "transformers": "transformers", "CTranslate2": "ctranslate2", "llama.cpp": "llama_cpp"}
+PRECISIONS = {
+    "fp32": ("ours", "transformers", "CTranslate2", "llama.cpp"),
+    "bf16": ("ours", "transformers", "llama.cpp"),
+    "int8": ("ours", "CTranslate2", "llama.cpp"),
+}
+
+
+def contestant(pipe: Connection, name: str, folder: Path, precision: str, batch: int) -> None:
+    """A process: a request (prompt length, new tokens) to the seconds that it took, until None comes."""
+    write = MAKERS[name](folder, precision, batch)
+    write(prompts(batch, 8), 4)
+    pipe.send("ready")
+    while (asked := pipe.recv()) is not None:
+        length, new = asked
+        rows = prompts(batch, length)
+        began = time.perf_counter()
+        write(rows, new)
+        pipe.send(time.perf_counter() - began)
+
+
+def compare(folder: Path, precision: str, batch: int, shape: tuple[int, int], rounds: int) -> dict[str, float]:
+    """Contestant → seconds, the median over rounds in which each has a turn."""
+    context = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    processes = []
+    for name in PRECISIONS[precision]:
+        if importlib.util.find_spec(NEEDS[name]) is None:
+            continue
+        pipes[name], far = context.Pipe()
+        processes.append(context.Process(target=contestant, args=(far, name, folder, precision, batch)))
+        processes[-1].start()
+        far.close()
+        assert pipes[name].recv() == "ready"
+    seconds: dict[str, list[float]] = {name: [] for name in pipes}
+    for number in range(rounds):
+        order = list(pipes)
+        for name in order[number % len(order) :] + order[: number % len(order)]:
+            pipes[name].send(shape)
+            seconds[name].append(pipes[name].recv())
+    for pipe in pipes.values():
+        pipe.send(None)
+    for process in processes:
+        process.join()
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def reading_speed() -> float:
+    """Bytes a second that all cores read from memory: the best of several sums over half a GiB."""
+    import torch
+
+    block = torch.ones(2**26, dtype=torch.int64)
+    best = float("inf")
+    for _ in range(12):
+        began = time.perf_counter()
+        block.sum()
+        best = min(best, time.perf_counter() - began)
+    return block.numel() * 8 / best
+
+
+def weight_bytes(precision: str) -> int:
+    """What a token reads: all matrices, positions aside, and vectors in fp32."""
+    from gpt2.model.gpt2 import GPT2Config
+
+    config = GPT2Config(50_257, CONTEXT, 12, 12, 768)
+    matrices = 12 * 12 * config.n_embd**2 + config.vocab_size * config.n_embd
+    return matrices * {"fp32": 4, "bf16": 2, "int8": 1}[precision] + 12 * 13 * config.n_embd * 4
+
+
+def make_folder(folder: Path) -> None:
+    """124M random weights with GPT-2's tokenizer, as a checkpoint has them."""
+    import torch
+    from safetensors.torch import save_file
+
+    from gpt2.model.gpt2 import GPT2, GPT2Config
+    from gpt2.tokenizer.gpt2 import gpt2_tokenizer
+    from gpt2.weights.huggingface import to_files
+
+    model, tokenizer = GPT2(GPT2Config(50_257, CONTEXT, 12, 12, 768)), gpt2_tokenizer()
+    model.init_weights(torch.Generator().manual_seed(0))
+    config, generation, tensors = to_files(model, tokenizer.end_of_text)
+    files = {"config.json": config, "generation_config.json": generation, **tokenizer.to_files(CONTEXT)}
+    for name, values in files.items():
+        (folder / name).write_text(json.dumps(values), encoding="utf-8")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16])
+    parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=list(PRECISIONS))
+    arguments = parser.parse_args()
+    lines: list[str] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        make_folder(folder)
+        peers = ["transformers", "CTranslate2", "llama.cpp"]
+        head = ["", "precision", "ours", *peers, "ours ÷ fastest peer", "of the limit"]
+        lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+        for batch in arguments.batches:
+            for precision in arguments.precisions:
+                speed = reading_speed()
+                found = compare(folder, precision, batch, (PROMPT, NEW), arguments.rounds)
+                rates = {name: batch * NEW / value for name, value in found.items()}
+                limit = speed / weight_bytes(precision) * batch
+                what = f"{batch} text{'s' * (batch > 1)}, tokens/s"
+                lines.append(
+                    _row(what, precision, rates, peers, f"{rates['ours'] / limit:.0%}" if batch == 1 else "", "0f")
+                )
+                print(lines[-1], f"{speed / 1e9:.1f} GB/s", flush=True)
+        for precision in arguments.precisions:
+            found = compare(folder, precision, 1, (LONG, 1), 2 * arguments.rounds)
+            rates = {name: 1 / value for name, value in found.items()}
+            lines.append(_row(f"first token after {LONG}, per s", precision, rates, peers, "", "1f"))
+            print(lines[-1], flush=True)
+    lines += [
+        "",
+        f"{machine()}; medians of {arguments.rounds} rounds. Prompts of {PROMPT} tokens, {NEW} new ones, greedy; the "
+        "limit: bytes of weights by the speed at which both cores read memory, measured beside it.",
+    ]
+    write_section("decoding", "Writing with 124M", lines)
+
+
+def _row(what: str, precision: str, rates: dict[str, float], peers: list[str], share: str, form: str) -> str:
+    fastest = max((rates[name] for name in peers if name in rates), default=float("nan"))
+    cells = [f"{rates[name]:.{form}}" if name in rates else "–" for name in ("ours", *peers)]
+    return "| " + " | ".join([what, precision, *cells, f"**{rates['ours'] / fastest:.2f}**", share]) + " |"
+
+
+if __name__ == "__main__":
+    main()

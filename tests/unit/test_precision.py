@@ -1,0 +1,144 @@
+"""Smaller weights and compiled reading say what the full model says, within their rounding."""
+
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from gpt2.errors import ConfigError
+from gpt2.generation import load, native
+from gpt2.generation.load import fastest_reader
+from gpt2.generation.native import MOST_TOKENS, NativeReader, compiled, fits
+from gpt2.generation.reader import Piece, Reader
+from gpt2.model.gpt2 import GPT2, GPT2Config
+from gpt2.model.precision import in_precision, quantize_rows
+
+SIZES = GPT2Config(vocab_size=515, context_length=96, n_layer=3, n_head=4, n_embd=128)
+SHARE = {"fp32": 2e-6, "bf16": 0.02, "int8": 0.03}
+"""Of the logits' own spread: how far they may lie from those in fp32."""
+needs_compiler = pytest.mark.skipif(compiled() is None, reason="there is no compiler")
+
+
+def model() -> GPT2:
+    made = GPT2(SIZES)
+    generator = torch.Generator().manual_seed(8)
+    made.init_weights(generator)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(torch.empty_like(parameter).normal_(0.0, 0.05, generator=generator))
+    return made.eval()
+
+
+def pieces_of(row_lengths: list[list[int]]) -> list[list[Piece]]:
+    """Pieces to read, step by step: row r reads so many ids in step s, none at 0."""
+    ids = torch.Generator().manual_seed(2)
+    return [
+        [
+            Piece(row, torch.randint(0, SIZES.vocab_size, (length,), generator=ids).tolist(), answer=True)
+            for row, length in enumerate(lengths)
+            if length
+        ]
+        for lengths in row_lengths
+    ]
+
+
+STEPS = pieces_of([[5, 0, 40], [1, 3, 1], [1, 1, 0], [MOST_TOKENS, 1, 1], [MOST_TOKENS + 1, 2, 1], [1, 1, 1]])
+
+
+def expected() -> list[Tensor]:
+    """Logits by the plain model, everything read anew each time."""
+    plain, texts = model(), {row: [] for row in range(3)}
+    steps = []
+    with torch.no_grad():
+        for pieces in STEPS:
+            rows = []
+            for piece in pieces:
+                texts[piece.row] += piece.ids
+                rows.append(plain(torch.tensor([texts[piece.row]]))[0, -1])
+            steps.append(torch.stack(rows))
+    return steps
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("kind", ["torch", pytest.param("native", marks=needs_compiler)])
+def test_logits_are_those_of_the_full_model_within_rounding(kind: str, precision: str) -> None:
+    small = in_precision(model(), precision)
+    read = compiled()
+    reader = Reader(small, 3) if kind == "torch" or read is None else NativeReader(small, 3, read)
+    spread = torch.cat(expected()).std()
+    for pieces, wanted in zip(STEPS, expected(), strict=True):
+        assert (reader.read(pieces) - wanted).std() < SHARE[precision] * spread
+        assert reader.cache.lengths == [
+            sum(len(p.ids) for step in STEPS[: STEPS.index(pieces) + 1] for p in step if p.row == row)
+            for row in range(3)
+        ]
+
+
+@needs_compiler
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_compiled_reading_gives_the_same_bits_beside_others_and_with_any_number_of_threads(precision: str) -> None:
+    read = compiled()
+    assert read is not None
+    small = in_precision(model(), precision)
+    short = [[piece for piece in pieces if len(piece.ids) <= MOST_TOKENS] for pieces in STEPS]
+    together, alone = NativeReader(small, 3, read), NativeReader(small, 3, read)
+    threads = torch.get_num_threads()
+    try:
+        for pieces in short:
+            torch.set_num_threads(2)
+            at_once = together.read(pieces)
+            torch.set_num_threads(1)
+            assert torch.equal(at_once, torch.cat([alone.read([piece]) for piece in pieces]))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@needs_compiler
+def test_only_sizes_that_fill_registers_are_compiled_others_are_read_by_pytorch() -> None:
+    assert fits(model())
+    assert isinstance(fastest_reader(model(), 1), NativeReader)
+    odd = GPT2(GPT2Config(vocab_size=50, context_length=8, n_layer=1, n_head=2, n_embd=48))
+    assert not fits(odd)
+    assert type(fastest_reader(odd, 1)) is Reader
+
+
+def test_without_a_compiler_pytorch_reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "no-such-compiler"))
+    assert compiled() is None
+    assert type(fastest_reader(model(), 1)) is Reader
+
+
+@needs_compiler
+def test_code_in_a_folder_of_somebody_else_is_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copytree(native._private_folder(), tmp_path / "gpt2-from-scratch")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert compiled() is not None
+    assert (tmp_path / "gpt2-from-scratch").stat().st_mode & 0o077 == 0
+    monkeypatch.setattr(native.os, "getuid", lambda: 12345)
+    assert compiled() is None
+
+
+def test_eight_bits_are_the_nearest_and_zero_stays_zero() -> None:
+    matrix = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+    matrix[2] = 0.0
+    numbers, scale = quantize_rows(matrix)
+    assert numbers.abs().max() == 127
+    assert ((numbers * scale[:, None] - matrix).abs() <= scale[:, None] / 2 + 1e-7).all()
+    assert not numbers[2].any()
+
+
+def test_precisions_shrink_the_weights() -> None:
+    def size(made: GPT2) -> int:
+        return sum(part.numel() * part.element_size() for part in (*made.parameters(), *made.buffers()))
+
+    sizes = [size(in_precision(model(), precision)) for precision in ("fp32", "bf16", "int8")]
+    assert all(less < 0.65 * more for more, less in pairwise(sizes))
+
+
+def test_more_texts_than_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "whole_memory", lambda device: 2**21)
+    with pytest.raises(ConfigError, match=r"1,000 texts at once need 0\.3 GiB for their keys and values"):
+        load._check_memory(model(), 1000, torch.device("cpu"))

@@ -1,0 +1,108 @@
+"""A file of prompts is answered once, whatever interrupts it, and nothing that stands in the output is lost."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpt2.errors import DataError, RunError
+from gpt2.generation.engine import Engine
+from gpt2.generation.request import Request, Sampling
+from gpt2.model.gpt2 import GPT2, GPT2Config
+from gpt2.recipes.prompts import answer_file, finished, read_prompts
+from gpt2.tokenizer.bpe import BytePairTokenizer
+
+BYTES = BytePairTokenizer("bytes", [bytes([byte]) for byte in range(256)])
+PROMPTS = ["one", "two", "", "drei 🤖", "two"]
+
+
+@pytest.fixture
+def engine() -> Engine:
+    model = GPT2(GPT2Config(257, context_length=16, n_layer=1, n_head=2, n_embd=16))
+    model.init_weights(torch.Generator().manual_seed(5))
+    return Engine(model, BYTES, 3)
+
+
+def asked(prompt: str) -> list[Request]:
+    """Two answers to each prompt."""
+    ids = tuple(BYTES.encode(prompt).tolist())
+    return [Request(ids, 4, Sampling(top_k=9, seed=seed)) for seed in (1, 2)]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS), encoding="utf-8")
+    return path
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return sorted((json.loads(line) for line in path.read_text("utf-8").splitlines()), key=lambda entry: entry["index"])
+
+
+def test_every_prompt_is_answered_with_its_number(engine: Engine, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "answers.jsonl"
+    answer_file(engine, source, out, asked)
+    made = lines(out)
+    assert [(entry["index"], entry["prompt"]) for entry in made] == list(enumerate(PROMPTS))
+    for entry in made:
+        expected = [engine.complete(str(entry["prompt"]), 4, Sampling(top_k=9, seed=seed)) for seed in (1, 2)]
+        assert entry["answers"] == expected
+        assert set(entry["finish"]) <= {"length", "stop"}  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("left", [0, 1, 30, 200, 333])
+def test_wherever_it_was_cut_off_it_goes_on_and_ends_alike(
+    left: int, engine: Engine, source: Path, tmp_path: Path
+) -> None:
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    answer_file(engine, source, whole, asked)
+    cut.write_bytes(whole.read_bytes()[:left])
+    kept = cut.read_bytes().rpartition(b"\n")[0]
+    answer_file(engine, source, cut, asked)
+    assert cut.read_bytes().startswith(kept)  # what was whole is not made again
+    assert lines(cut) == lines(whole)
+    done = cut.read_bytes()
+    answer_file(engine, source, cut, asked)
+    assert cut.read_bytes() == done
+
+
+def test_a_file_of_lines_has_a_prompt_in_each_that_is_not_blank(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("\ufeffone\r\n\n  \ntwo\u2028still two\n".encode())
+    assert read_prompts(path) == ["one", "two\u2028still two"]
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [(b'{"prompt": "a"}\n{"text": "b"}\n', "line 2"), (b'{"prompt": 3}\n', "line 1"), (b"[1]\n", "line 1"),
+     (b'{"prompt": "a"\n', "line 1"), (b"\xff\xfe\n", "no UTF-8")],
+)  # fmt: skip
+def test_a_file_without_prompts_is_named_with_its_line(content: bytes, named: str, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=named):
+        read_prompts(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="absent"):
+        read_prompts(tmp_path / "absent.txt")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"index": 0, "prompt": "other"}',
+        '{"index": 9, "prompt": "one"}',
+        '{"index": true, "prompt": "two"}',
+        "precious",
+    ],
+)
+def test_what_answers_other_prompts_is_left_alone(line: str, tmp_path: Path) -> None:
+    out = tmp_path / "answers.jsonl"
+    out.write_text(line + "\ntorn")
+    with pytest.raises(RunError, match=r"line 1, is no answer to these prompts"):
+        finished(out, PROMPTS)
+    assert out.read_text() == line + "\ntorn"
