@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import random
 import re
 import socket
 import sys
@@ -113,10 +114,57 @@ def test_a_form_of_another_site_cannot_ask(plain: Running) -> None:
             body = json.dumps(completion()).encode()
             response = client.post("/v1/completions", content=body, headers={"Content-Type": kind})
             assert response.status_code == 415
-        for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
+        for origin in ("https://evil.example", "null", "http://127.0.0.1:1", "http://[::1", ""):
             response = client.post("/v1/completions", json=completion(), headers={"Origin": origin})
             assert response.status_code == 403
         assert client.get("/health", headers={"Origin": plain.url}).status_code == 200
+
+
+def test_no_head_of_a_request_breaks_the_door(locked: Running) -> None:
+    draw = random.Random(3)
+    names = ("Host", "Origin", "Authorization", "Content-Type", "Content-Length", "Transfer-Encoding", "Expect")
+    parts = (
+        "http://",
+        "http://[",
+        "[",
+        "]",
+        "::1",
+        "127.0.0.1",
+        ":",
+        "@",
+        "%",
+        "/",
+        "?",
+        " ",
+        "é",
+        "\t",
+        "Bearer",
+        KEY,
+        "chunked",
+    )
+    parts += (
+        "application/json",
+        "9" * 30,
+        "-1",
+        ",",
+        ";",
+        "100-continue",
+        "\x7f",
+        "\xff",
+        "localhost",
+        "8000",
+        "#",
+        "\\",
+    )
+    for _ in range(300):
+        lines = [f"{draw.choice(names)}: {''.join(draw.choices(parts, k=draw.randint(0, 5)))}\r\n" for _ in range(3)]
+        host = "Host: localhost\r\n" * draw.randint(0, 1)
+        path = draw.choice(("/", "/v1/models", "/v1/completions", "/%ff%00", "/[", "*", "//x", "http://[/"))
+        head = f"{draw.choice(('GET', 'POST', 'OPTIONS', 'HEAD'))} {path} HTTP/1.1\r\n{host}Connection: close\r\n"
+        with locked.connect() as connection:
+            connection.sendall((head + "".join(lines) + "\r\n").encode("latin-1"))
+            connection.shutdown(socket.SHUT_WR)
+            assert status_of(read_all(connection)) < 500, (head, lines)
 
 
 def test_no_other_origin_is_told_that_it_may(plain: Running) -> None:

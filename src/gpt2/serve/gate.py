@@ -126,7 +126,7 @@ class Gate:
                 code="unknown_host",
             )
         origin = headers.get(b"origin")
-        if origin is not None and urlsplit(origin.decode("latin-1")).netloc.lower() != host.lower():
+        if origin is not None and not _is_of(origin.decode("latin-1"), host):
             raise ApiError(403, "Pages of other sites may not use this server.", code="foreign_origin")
         if scope["path"] not in OPEN and self._expected is not None:
             given = headers.get(b"authorization", b"")
@@ -159,6 +159,11 @@ class Gate:
         client = (scope.get("client") or ("?",))[0]
         path = quote(scope["path"])[:200]
         log.info("%s %s %s %d %.3fs %s", client, scope["method"], path, status, seconds, request_id)
+
+
+def _is_of(origin: str, host: str) -> bool:
+    """Whether an Origin header names a host, port included."""
+    return origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
 
 
 async def respond(error: ApiError, send: Send) -> None:
