@@ -25,7 +25,7 @@ async function loadModel() {
   find("max-tokens").max = card.context_length;
   find("max-tokens").value = Math.min(200, Math.floor(card.context_length / 2));
   find("chat-hint").textContent = card.answers
-    ? `It answers in the form of its training rows and sees ${card.context_length} tokens at once.`
+    ? `It was trained to answer, and sees ${card.context_length} tokens at once.`
     : `It was trained on running text: it continues what you write, and sees ${card.context_length} tokens at once.`;
 }
 
