@@ -43,6 +43,8 @@ bench: .venv/.setup-dev ## measure against peers: benchmarks/RESULTS.md; TEXT=ti
 	$(BIN)/python benchmarks/time_to_loss.py $(TEXT) $(if $(NANOGPT),--nanogpt $(NANOGPT))
 	$(BIN)/python benchmarks/minutes.py $(TEXT) $(if $(NANOGPT),--nanogpt $(NANOGPT))
 	$(BIN)/python benchmarks/step.py $(if $(NANOGPT),--nanogpt $(NANOGPT))
+	$(BIN)/python benchmarks/serving.py --record
+	$(BIN)/python benchmarks/soak.py --minutes 30 --record
 
 clean: ## remove the environment and caches; runs/ and data/ stay
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -17,6 +17,7 @@ POSITIONAL = {
     "generate": ["run", "prompt"],
     "explain": ["run", "prompt"],
     "chat": ["run"],
+    "serve": ["run"],
     "plot": ["runs"],
     "corpus": ["folder"],
     "plan": [],

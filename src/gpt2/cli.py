@@ -17,6 +17,7 @@ from gpt2.config.commands import (
     GenerateSettings,
     PlanSettings,
     PlotSettings,
+    ServeSettings,
     TrainSettings,
 )
 from gpt2.config.load import command_line, nearest, overlay, read_run, read_toml, validate
@@ -125,6 +126,19 @@ def _explain(argv: Sequence[str]) -> None:
     explain(settings)
 
 
+def _serve(argv: Sequence[str]) -> None:
+    settings = validate(ServeSettings, command_line(ServeSettings, argv, "gpt2 serve", positional=["run"]))
+    try:
+        from gpt2.recipes.serve import serve
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "uvicorn", "prometheus_client", "starlette"):
+            raise
+        raise ConfigError(
+            f"The server needs {error.name}, which is not installed.", "pip install 'gpt2-from-scratch[serve]'"
+        ) from None
+    serve(settings)
+
+
 def _plot(argv: Sequence[str]) -> None:
     settings = validate(PlotSettings, command_line(PlotSettings, argv, "gpt2 plot", positional=["runs"]))
     from gpt2.recipes.plot import plot
@@ -158,6 +172,7 @@ COMMANDS = {
     "generate": Command(_generate, GenerateSettings),
     "chat": Command(_chat, ChatSettings),
     "explain": Command(_explain, ExplainSettings),
+    "serve": Command(_serve, ServeSettings),
     "plot": Command(_plot, PlotSettings),
     "corpus": Command(_corpus, CorpusSettings),
     "plan": Command(_plan, PlanSettings),

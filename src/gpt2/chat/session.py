@@ -5,6 +5,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt2.chat.conversation import remembered
 from gpt2.chat.template import ChatFormat
 from gpt2.config.commands import LARGEST_SEED, ChatSettings
 from gpt2.errors import RunError
@@ -140,13 +141,11 @@ class Session:
                 f"The model saw only the end of your message: its context holds {context} tokens, "
                 f"{context - room} of them for the answer."
             )
-        first = len(self.turns)
-        while first > 0 and len(self.turns[first - 1].ids) + len(prompt) <= room:
-            first -= 1
-            prompt = self.turns[first].ids + prompt
-        if first > 0 and not self._said_forgotten:
+        prompt, kept = remembered(prompt, (turn.ids for turn in reversed(self.turns)), room)
+        forgotten = len(self.turns) - kept
+        if forgotten and not self._said_forgotten:
             self._said_forgotten = True
-            turns = "turn" if first == 1 else f"{first} turns"
+            turns = "turn" if forgotten == 1 else f"{forgotten} turns"
             self.notices.append(f"The model forgot the oldest {turns}: its context holds {context} tokens.")
         return prompt
 

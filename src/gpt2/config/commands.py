@@ -97,6 +97,48 @@ class ChatSettings(SamplingSettings):
     max_tokens: Count = Field(default=200, description="tokens of an answer at most")
 
 
+class ServeSettings(Section):
+    """Serve a trained model to many at once: OpenAI's API, and a page for the browser."""
+
+    run: str | None = Field(
+        default=None,
+        description="name of a run, or a folder: of a run, a checkpoint, any GPT-2 model; else the newest run",
+    )
+    host: str = Field(
+        default="127.0.0.1", min_length=1, description="address to listen on; any but this machine's own needs a key"
+    )
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(default=8000, description="port to listen on; 0: a free one")
+    slots: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=8, description="answers written at once; each holds memory for a whole context"
+    )
+    queue: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=64, description="answers that may wait for a slot; more are told to come again later"
+    )
+    name: str | None = Field(
+        default=None, min_length=1, max_length=256, description="the model's name for clients; else the run's"
+    )
+    api_key_file: str | None = Field(
+        default=None, description="file whose first line is the key that clients must send; or set GPT2_API_KEY"
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), description="names that clients call this machine by, besides localhost and IP addresses"
+    )
+    trusted_proxies: tuple[str, ...] = Field(
+        default=(), description="addresses of proxies whose X-Forwarded-For is believed"
+    )
+    drain_seconds: Annotated[float, Field(ge=0.0, le=86_400.0)] = Field(
+        default=30.0, description="seconds that running answers get when the server is stopped"
+    )
+    checkpoint: str = Field(
+        default="best", description="which of the run's checkpoints: best, last, or a folder such as step-00000500"
+    )
+    device: str = Field(default="auto", description="cpu, cuda, cuda:1, mps, or auto: the fastest there is")
+    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        default="auto",
+        description="of the weights; auto: bf16 where it is faster, else fp32; int8: fastest, less exact",
+    )
+
+
 class TrainSettings(Settings):
     """Train a GPT-2 on text and tables: prepare, check, learn, validate, plot, save."""
 

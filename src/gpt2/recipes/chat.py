@@ -20,13 +20,13 @@ def chat(settings: ChatSettings) -> None:
     device = pick_device(settings.device)
     checkpoint = open_checkpoint(settings.run, settings.checkpoint)
     engine = open_engine(checkpoint.folder, device, settings.precision)
-    session = Session(engine, _template(checkpoint.settings), settings, origin=str(checkpoint.folder))
+    session = Session(engine, template_of(checkpoint.settings), settings, origin=str(checkpoint.folder))
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # a byte that is no text shall not end the conversation
     talk(session, sys.stdin, sys.stdout)
 
 
-def _template(run: dict[str, object]) -> str | None:
+def template_of(run: dict[str, object]) -> str | None:
     """The template in a run's settings; folders from elsewhere have none."""
     template = run.get("template")
     return template if isinstance(template, str) else None

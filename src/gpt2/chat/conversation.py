@@ -1,0 +1,94 @@
+"""Messages in a row → turns → ids: what a client sends whole, and how many of its turns the model still sees."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from gpt2.chat.template import ChatFormat
+from gpt2.tokenizer.base import Tokenizer
+from gpt2.tokenizer.bpe import LONGEST
+
+
+class Message(NamedTuple):
+    """What one speaker said."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Conversation(NamedTuple):
+    """A conversation up to where an answer is due."""
+
+    system: str
+    """Instructions; empty: none."""
+    turns: list[tuple[str, str]]
+    """Messages and their answers, the oldest first."""
+    message: str
+    """What shall be answered."""
+
+
+def conversation_of(messages: Sequence[Message]) -> Conversation:
+    """Messages as turns. Those of the same role in a row are one, on lines of their own.
+
+    Raises:
+        ValueError: the last message is not the user's.
+    """
+    turns: list[tuple[str, str]] = []
+    asked: list[str] = []
+    answered: list[str] = []
+    for role, content in messages:
+        if role == "user" and answered:
+            turns.append(("\n".join(asked), "\n".join(answered)))
+            asked, answered = [], []
+        if role != "system":
+            (asked if role == "user" else answered).append(content)
+    if not asked or answered:
+        raise ValueError("the last message must be the user's")
+    system = "\n".join(content for role, content in messages if role == "system")
+    return Conversation(system, turns, "\n".join(asked))
+
+
+def prompt_ids(conversation: Conversation, form: ChatFormat, tokenizer: Tokenizer, room: int) -> list[int]:
+    """The ids that the model shall continue: the last message always, before it the newest turns that fit.
+
+    No model of this form was trained on instructions: they stand before the first message as plain text, an empty
+    line between.
+
+    Args:
+        conversation: what was said.
+        form: how the model wants it written.
+        tokenizer: the model's.
+        room: ids at most; more are given only if the last message alone has more.
+    """
+    system, turns, message = conversation
+    opening = f"{system}\n\n" if system else ""
+    strips = form.answers
+
+    def earlier() -> Iterator[list[int]]:
+        for number, (asked, answer) in reversed(list(enumerate(turns))):
+            if len(asked) + len(answer) > room * LONGEST:  # it cannot fit, so that encoding it would be in vain
+                return
+            asked = asked if number else opening + asked
+            if strips:
+                asked, answer = asked.strip(), answer.rstrip()
+            yield form.turn(tokenizer, asked, answer, first=number == 0)
+
+    last = message if turns else opening + message
+    prompt = form.prompt(tokenizer, last.strip() if strips else last, first=not turns)
+    return remembered(prompt, earlier(), room)[0]
+
+
+def remembered(prompt: list[int], earlier: Iterable[list[int]], room: int) -> tuple[list[int], int]:
+    """A prompt with the newest turns before it that fit, and how many those are.
+
+    Args:
+        prompt: ids of the message that shall be answered.
+        earlier: ids of finished turns, the newest first; read only as far as they fit.
+        room: ids that may be given in all.
+    """
+    kept = 0
+    for turn in earlier:
+        if len(turn) + len(prompt) > room:
+            break
+        prompt = turn + prompt
+        kept += 1
+    return prompt, kept

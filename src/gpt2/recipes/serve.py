@@ -1,0 +1,121 @@
+"""`gpt2 serve`: a trained model behind OpenAI's API, with a page for the browser."""
+
+import ipaddress
+import os
+import stat
+from pathlib import Path
+
+from gpt2.chat.template import ChatFormat
+from gpt2.config.commands import ServeSettings
+from gpt2.console import say, warn
+from gpt2.errors import ConfigError
+from gpt2.generation.load import open_engine
+from gpt2.generation.request import Sampling
+from gpt2.model.cost import parameters
+from gpt2.recipes.chat import template_of
+from gpt2.runtime import pick_device
+from gpt2.serve import logs
+from gpt2.serve.app import build_app
+from gpt2.serve.limits import Limits, connections_that_fit
+from gpt2.serve.metrics import Metrics
+from gpt2.serve.model import ServedModel
+from gpt2.serve.server import Server, bind
+from gpt2.serve.service import Service
+from gpt2.serve.worker import Worker
+from gpt2.training.checkpoint import OpenedCheckpoint, open_checkpoint
+
+KEY_VARIABLE = "GPT2_API_KEY"
+SHORTEST_KEY = 16
+"""Characters; a shorter key can be guessed."""
+
+
+def serve(settings: ServeSettings) -> None:
+    """Serve until SIGTERM or Ctrl-C, then finish what runs.
+
+    Raises:
+        UserError: no such run, checkpoint or device; the model's answer is no number; the address is taken, or open to
+            others without a key.
+    """
+    key = read_key(settings)
+    if key is None and not _is_own(settings.host):
+        raise ConfigError(
+            f"--host {settings.host} lets other machines in, and there is no key.",
+            f"Set the environment variable {KEY_VARIABLE}, or --api-key-file; or leave --host out.",
+        )
+    listener = bind(settings.host, settings.port)  # before the seconds that a model takes
+    device = pick_device(settings.device)
+    checkpoint = open_checkpoint(settings.run, settings.checkpoint)
+    engine = open_engine(checkpoint.folder, device, settings.precision, settings.slots)
+    engine.complete("", 1, Sampling())  # the first token takes longest; no client shall wait for it
+
+    limits = Limits(queue=settings.queue, drain_seconds=settings.drain_seconds, connections=connections_that_fit())
+    model = ServedModel(
+        id=settings.name or _name(checkpoint),
+        created=int((checkpoint.folder / "config.json").stat().st_mtime),
+        tokenizer=engine.tokenizer,
+        context_length=engine.context_length,
+        format=ChatFormat.from_template(template_of(checkpoint.settings)),
+    )
+    logs.configure()
+    metrics = Metrics()
+    worker = Worker(engine, limits, metrics)
+    service = Service(model, worker, limits, metrics)
+    hosts = [*settings.allowed_hosts, settings.host]
+    server = Server(build_app(service, key, hosts), service, limits, settings.trusted_proxies)
+
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    size = parameters(engine.model.config)
+    say(f"{model.id}: {size:,} parameters on {device}, context {model.context_length}, {settings.slots} at once.")
+    if not model.format.answers:
+        say("It was trained without a template, so that chat continues a text, and does not answer.", style="dim")
+    say(f"{url}/  in the browser; {url}/v1  for OpenAI's clients, model {model.id!r}.", style="bold")
+    say(f"Stop with Ctrl-C: what runs is finished, within {limits.drain_seconds:g} s; a second Ctrl-C ends it.", "dim")
+    worker.start()
+    try:
+        server.run([listener])
+    finally:
+        worker.stop()
+    if worker.failed:
+        raise SystemExit(1)  # the log says why
+
+
+def read_key(settings: ServeSettings) -> str | None:
+    """The key that clients must know: from the environment or a file, never from the command line.
+
+    Raises:
+        ConfigError: there is no such file, or the key is too short.
+    """
+    if settings.api_key_file is None:
+        key, origin = os.environ.get(KEY_VARIABLE), KEY_VARIABLE
+        if key is None:
+            return None
+    else:
+        path = Path(settings.api_key_file)
+        origin = str(path)
+        try:
+            key = path.read_text(encoding="utf-8").partition("\n")[0]
+            if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+                warn(f"{path} can be read by others on this machine. chmod 600 {path}")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise ConfigError(f"--api-key-file {path} cannot be read: {reason}.", "Name a file with a key.") from None
+    key = key.strip()
+    if len(key) < SHORTEST_KEY:
+        raise ConfigError(
+            f"The key in {origin} has {len(key)} characters; it needs {SHORTEST_KEY}.",
+            "Make one with: python -c 'import secrets; print(secrets.token_urlsafe())'",
+        )
+    return key
+
+
+def _is_own(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _name(checkpoint: OpenedCheckpoint) -> str:
+    return (checkpoint.run_folder or checkpoint.folder).name

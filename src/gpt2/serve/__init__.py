@@ -1,0 +1,1 @@
+"""Many clients, one model: an HTTP server that speaks OpenAI's protocol and trusts nobody."""

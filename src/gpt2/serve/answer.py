@@ -1,0 +1,44 @@
+"""Answers on their way from the engine's thread to the event loop that waits for them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+
+from gpt2.generation.request import Delta
+from gpt2.serve.errors import ApiError
+
+
+class Answer:
+    """The answers to the requests of one client's call, as they come. Lives in the event loop that made it."""
+
+    def __init__(self, requests: int, client: str) -> None:
+        self.client = client
+        self.open = requests
+        """Requests whose last delta has not been read yet."""
+        self.loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[tuple[int, Delta | ApiError]] = asyncio.Queue()
+
+    async def read(self) -> tuple[int, Delta]:
+        """What is new: the number of the request, counted from 0, and the delta.
+
+        Raises:
+            ApiError: one of the requests failed; none will be answered any more.
+        """
+        index, event = await self._events.get()
+        if isinstance(event, ApiError):
+            raise event
+        self.open -= event.finish is not None
+        return index, event
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, Delta]]:
+        while self.open:
+            yield await self.read()
+
+
+News = tuple[Answer, int, Delta | ApiError]
+"""What has come for one of the requests of an answer."""
+
+
+def deliver(news: Iterable[News]) -> None:
+    """Hand news to their answers; called in the event loop of these."""
+    for answer, index, event in news:
+        answer._events.put_nowait((index, event))

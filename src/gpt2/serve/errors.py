@@ -1,0 +1,84 @@
+"""What goes wrong, in the shape that OpenAI's clients read. No path, address or line of code leaves the server."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from gpt2.serve.responses import ErrorBody, ErrorResponse
+from gpt2.serve.schemas import FIELDS
+
+TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+ROLES = frozenset({"system", "developer", "user", "assistant"})
+LONGEST_MESSAGE = 300
+"""Characters of a message that is made of what a client sent."""
+MOST_MISTAKES = 100
+"""In one body, that are looked at one by one."""
+
+
+class ApiError(Exception):
+    """An answer other than 200.
+
+    Args:
+        status: of HTTP.
+        message: for the client's user: what is wrong and what to do.
+        param: the field that is to blame.
+        code: a word for programs.
+        headers: of the response, besides the usual ones.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = dict(headers or {})
+
+    def body(self) -> bytes:
+        """The response's body, JSON."""
+        kind = TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        error = ErrorBody(message=self.message, type=kind, param=self.param, code=self.code)
+        return ErrorResponse(error=error).model_dump_json().encode()
+
+
+def from_validation(error: ValidationError) -> ApiError:
+    """The first thing that is wrong with a body, with its field. What the client sent is not repeated."""
+    if error.error_count() > MOST_MISTAKES:
+        return ApiError(400, f"The body has more than {MOST_MISTAKES} mistakes.", code="invalid_value")
+    problems: Any = error.errors(include_url=False, include_input=False, include_context=False)
+    problem = max(problems, key=_nearness)
+    field = ".".join(_fields(problem["loc"]))
+    message = problem["msg"].removeprefix("Value error, ")[:LONGEST_MESSAGE]
+    if problem["type"] == "json_invalid":
+        return ApiError(400, f"The body is not valid JSON: {message}.", code="invalid_json")
+    if problem["type"] == "extra_forbidden":
+        field = ".".join([*_fields(problem["loc"][:-1]), str(problem["loc"][-1])[:100]])
+        return ApiError(400, f"There is no field {field!r}.", field, "unknown_field")
+    return ApiError(400, f"{field}: {message}." if field else f"{message}.", field or None, "invalid_value")
+
+
+def _nearness(problem: Any) -> tuple[bool, int, int]:
+    """Where a field can be of several types, one problem is told for each: how near its type is to what was meant.
+
+    It is nearest where the type was right and only the value was not; else where it was right to the greatest depth,
+    and furthest along a list.
+    """
+    path = problem["loc"]
+    return not problem["type"].endswith("_type"), len(path), path[-1] if path and isinstance(path[-1], int) else 0
+
+
+def _fields(path: Sequence[str | int]) -> list[str]:
+    """A pydantic path without the names of types and roles that it passes through."""
+    return [
+        str(part)
+        for depth, part in enumerate(path)
+        if isinstance(part, int) or (part in FIELDS and not (depth and part in ROLES))
+    ]

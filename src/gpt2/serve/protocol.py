@@ -1,0 +1,88 @@
+"""HTTP with deadlines: uvicorn's protocol, which by itself waits for slow writers and slow readers without end."""
+
+import json
+import time
+from socket import IPPROTO_TCP, SO_SNDBUF, SOL_SOCKET, TCP_NODELAY
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from gpt2.serve.limits import Limits
+from gpt2.serve.metrics import Metrics
+
+SEND_BUFFER = 64 * 2**10
+"""Bytes that the system may hold for a reader: so that one who has stopped reading is noticed soon."""
+
+
+class BoundedProtocol(H11Protocol):
+    """One connection. `sweep` is called now and then, and drops it if its client is too slow."""
+
+    def __init__(self, limits: Limits, metrics: Metrics, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.access_log = False  # the gate writes a line, without the query
+        self._limits = limits
+        self._metrics = metrics
+        self._receiving_since: float | None = None
+        self._blocked_since: float | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """A client has come."""
+        super().connection_made(transport)
+        self._metrics.connections.inc()
+        if len(self.connections) > self._limits.connections:
+            self._drop("full")
+            return
+        self._receiving_since = time.monotonic()
+        # With no buffer of its own, "paused" means that the reader has not taken all of the last piece.
+        transport.set_write_buffer_limits(high=0)
+        if (socket := transport.get_extra_info("socket")) is not None:
+            socket.setsockopt(SOL_SOCKET, SO_SNDBUF, SEND_BUFFER)
+            # Else a piece would wait up to 40 ms for the acknowledgement of the one before.
+            socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has gone, or was dropped."""
+        super().connection_lost(exc)
+        self._metrics.connections.dec()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a request."""
+        if self._receiving_since is None:
+            self._receiving_since = time.monotonic()
+        super().data_received(data)
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self._receiving_since = None  # the request is complete
+
+    def pause_writing(self) -> None:
+        """The reader has not taken the last piece yet."""
+        super().pause_writing()
+        self._blocked_since = time.monotonic()
+
+    def resume_writing(self) -> None:
+        """The reader has taken it."""
+        super().resume_writing()
+        self._blocked_since = None
+
+    def send_400_response(self, msg: str) -> None:
+        """A request that is no HTTP, or whose head is too long: said in the shape of all errors."""
+        error = {"message": msg, "type": "invalid_request_error", "param": None, "code": "invalid_http"}
+        body = json.dumps({"error": error}).encode()
+        headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            response = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+            self.transport.write(self.conn.send(response) or b"")
+            self.transport.write(self.conn.send(h11.Data(data=body)) or b"")
+        self.transport.close()
+
+    def sweep(self, now: float) -> None:
+        """Drop the connection if its client is too slow."""
+        if self._receiving_since is not None and now - self._receiving_since > self._limits.receive_seconds:
+            self._drop("slow to send")
+        elif self._blocked_since is not None and now - self._blocked_since > self._limits.write_seconds:
+            self._drop("slow to read")
+
+    def _drop(self, reason: str) -> None:
+        self._metrics.dropped.labels(reason).inc()
+        self._receiving_since = self._blocked_since = None
+        self.transport.abort()

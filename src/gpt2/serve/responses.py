@@ -1,0 +1,167 @@
+"""What clients get, in the shapes of OpenAI's protocol."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+
+class Part(BaseModel):
+    """A part of a response."""
+
+
+class Usage(Part):
+    """Tokens read and written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class CompletionLogprobs(Part):
+    """A list entry for each token."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+FinishReason = Literal["stop", "length"]
+
+
+class CompletionChoice(Part):
+    """One answer, or a piece of it."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None = None
+    finish_reason: FinishReason | None = None
+
+
+class Completion(Part):
+    """The answers to one request, or a piece of a stream of them."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage | None = None
+    system_fingerprint: str | None = None
+
+
+class Alternative(Part):
+    """A token and how likely it was."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class ChatToken(Alternative):
+    """The token that was chosen, and others that might have been."""
+
+    top_logprobs: list[Alternative]
+
+
+class ChatLogprobs(Part):
+    """An entry for each token."""
+
+    content: list[ChatToken]
+    refusal: None = None
+
+
+class AssistantMessage(Part):
+    """What the model says."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(Part):
+    """One answer."""
+
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None = None
+    finish_reason: FinishReason
+
+
+class ChatCompletion(Part):
+    """The answers to one request."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    system_fingerprint: str | None = None
+
+
+class ChatPiece(Part):
+    """More of an answer; its first piece names the role."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChatChunkChoice(Part):
+    """A piece of one answer."""
+
+    index: int
+    delta: ChatPiece
+    logprobs: ChatLogprobs | None = None
+    finish_reason: FinishReason | None = None
+
+
+class ChatChunk(Part):
+    """A piece of a stream."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = None
+    system_fingerprint: str | None = None
+
+
+class ModelCard(Part):
+    """The model that is served."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "gpt2-from-scratch"
+    context_length: int
+    answers: bool = Field(description="trained on a template, so that chat answers; else it continues the text")
+
+
+class ModelList(Part):
+    """All models that are served: one."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class Health(Part):
+    """How the server is."""
+
+    status: Literal["ok", "draining"]
+
+
+class ErrorBody(Part):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(Part):
+    """An answer other than 200."""
+
+    error: ErrorBody

@@ -1,0 +1,253 @@
+"""From the engine's deltas to what OpenAI's clients read: whole answers, or pieces of a stream."""
+
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+
+from pydantic import BaseModel
+
+from gpt2.generation.request import Delta, Finish, Token
+from gpt2.serve.answer import Answer
+from gpt2.serve.asking import Asked
+from gpt2.serve.errors import ApiError
+from gpt2.serve.model import ServedModel
+from gpt2.serve.responses import (
+    Alternative,
+    AssistantMessage,
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatLogprobs,
+    ChatPiece,
+    ChatToken,
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    Usage,
+)
+
+
+class Writer(ABC):
+    """Writes the answers to one call, whole or in pieces.
+
+    Args:
+        asked: what was asked.
+        model: who answers.
+        with_logprobs: whether log-probabilities were asked for.
+        with_usage: whether a stream ends with the number of tokens.
+    """
+
+    prefix = ""
+    """Of the answers' ids."""
+
+    def __init__(self, asked: Asked, model: ServedModel, with_logprobs: bool, with_usage: bool) -> None:
+        self.model = model
+        self.with_logprobs = with_logprobs
+        self.with_usage = with_usage
+        self.id = self.prefix + uuid.uuid4().hex
+        self.created = int(time.time())
+        self.asked = asked
+        self.written = 0
+        """Tokens so far, all answers together."""
+
+    @abstractmethod
+    def piece(self, index: int, delta: Delta) -> BaseModel | None:
+        """A piece of a stream; None if there is nothing to say."""
+
+    @abstractmethod
+    def last_piece(self) -> BaseModel:
+        """The piece behind the end of the answers, with the usage."""
+
+    @abstractmethod
+    def whole(self, deltas: Sequence[Sequence[Delta]]) -> BaseModel:
+        """The whole response, from all deltas of each answer."""
+
+    def usage(self) -> Usage:
+        """Tokens read and written."""
+        read = self.asked.prompt_tokens
+        return Usage(prompt_tokens=read, completion_tokens=self.written, total_tokens=read + self.written)
+
+    async def collect(self, answer: Answer) -> BaseModel:
+        """Wait for all, and write the whole response."""
+        deltas: list[list[Delta]] = [[] for _ in self.asked.requests]
+        async for index, delta in answer:
+            deltas[index].append(delta)
+            self.written += len(delta.tokens)
+        return self.whole(deltas)
+
+    async def stream(self, first: tuple[int, Delta], answer: Answer) -> AsyncIterator[bytes]:
+        """Server-sent events, one a piece: JSON, so that no text can break their frame. An error ends them."""
+        try:
+            if (event := self._event(*first)) is not None:
+                yield event
+            async for index, delta in answer:
+                if (event := self._event(index, delta)) is not None:
+                    yield event
+        except ApiError as error:
+            yield b"data: " + error.body() + b"\n\n"
+            return
+        if self.with_usage:
+            yield _framed(self.last_piece())
+        yield b"data: [DONE]\n\n"
+
+    def _event(self, index: int, delta: Delta) -> bytes | None:
+        self.written += len(delta.tokens)
+        piece = self.piece(index, delta)
+        return None if piece is None else _framed(piece, without=() if self.with_usage else ("usage",))
+
+
+def _framed(piece: BaseModel, without: Sequence[str] = ()) -> bytes:
+    return b"data: " + piece.model_dump_json(exclude=set(without)).encode() + b"\n\n"
+
+
+class CompletionWriter(Writer):
+    """POST /v1/completions."""
+
+    prefix = "cmpl-"
+
+    def __init__(self, asked: Asked, model: ServedModel, with_logprobs: bool, with_usage: bool) -> None:
+        super().__init__(asked, model, with_logprobs, with_usage)
+        self._echoes = list(asked.echoes)
+        self._offsets = [0] * len(asked.requests)
+
+    def piece(self, index: int, delta: Delta) -> Completion | None:
+        """More of one answer; the first piece begins with the prompt, if that was asked for."""
+        text, self._echoes[index] = self._echoes[index] + delta.text, ""
+        if not text and not delta.finish and not (self.with_logprobs and delta.tokens):
+            return None
+        choice = CompletionChoice(
+            index=index, text=text, logprobs=self._logprobs(index, delta.tokens), finish_reason=delta.finish
+        )
+        return Completion(id=self.id, created=self.created, model=self.model.id, choices=[choice])
+
+    def last_piece(self) -> Completion:
+        """A piece without text, with the usage."""
+        return Completion(id=self.id, created=self.created, model=self.model.id, choices=[], usage=self.usage())
+
+    def whole(self, deltas: Sequence[Sequence[Delta]]) -> Completion:
+        """All answers."""
+        choices = [
+            CompletionChoice(
+                index=index,
+                text=self._echoes[index] + _text(own),
+                logprobs=self._logprobs(index, _tokens(own)),
+                finish_reason=_finish(own),
+            )
+            for index, own in enumerate(deltas)
+        ]
+        return Completion(id=self.id, created=self.created, model=self.model.id, choices=choices, usage=self.usage())
+
+    def _logprobs(self, index: int, tokens: Sequence[Token]) -> CompletionLogprobs | None:
+        if not self.with_logprobs:
+            return None
+        spelled = [_spelled(token.bytes) for token in tokens]
+        offsets = []
+        for text in spelled:
+            offsets.append(self._offsets[index])
+            self._offsets[index] += len(text)
+        decode = self.model.tokenizer.decode_bytes
+        return CompletionLogprobs(
+            tokens=spelled,
+            token_logprobs=[_logprob(token.logprob) for token in tokens],
+            top_logprobs=[
+                {_spelled(decode([other])): _logprob(value) for other, value in token.alternatives} for token in tokens
+            ],
+            text_offset=offsets,
+        )
+
+
+class ChatWriter(Writer):
+    """POST /v1/chat/completions."""
+
+    prefix = "chatcmpl-"
+
+    def __init__(self, asked: Asked, model: ServedModel, with_logprobs: bool, with_usage: bool) -> None:
+        super().__init__(asked, model, with_logprobs, with_usage)
+        self._began = [False] * len(asked.requests)
+        self._said = [False] * len(asked.requests)
+
+    def piece(self, index: int, delta: Delta) -> ChatChunk | None:
+        """More of one answer; the first piece names the role."""
+        text = self._without_leading_space(index, delta.text)
+        if self._began[index] and not text and not delta.finish and not (self.with_logprobs and delta.tokens):
+            return None
+        role = None if self._began[index] else "assistant"
+        self._began[index] = True
+        choice = ChatChunkChoice(
+            index=index,
+            delta=ChatPiece(role=role, content=text),
+            logprobs=self._logprobs(delta.tokens),
+            finish_reason=delta.finish,
+        )
+        return ChatChunk(id=self.id, created=self.created, model=self.model.id, choices=[choice])
+
+    def last_piece(self) -> ChatChunk:
+        """A piece without text, with the usage."""
+        return ChatChunk(id=self.id, created=self.created, model=self.model.id, choices=[], usage=self.usage())
+
+    def whole(self, deltas: Sequence[Sequence[Delta]]) -> ChatCompletion:
+        """All answers."""
+        choices = [
+            ChatChoice(
+                index=index,
+                message=AssistantMessage(content=self._without_leading_space(index, _text(own))),
+                logprobs=self._logprobs(_tokens(own)),
+                finish_reason=_finish(own),
+            )
+            for index, own in enumerate(deltas)
+        ]
+        return ChatCompletion(
+            id=self.id, created=self.created, model=self.model.id, choices=choices, usage=self.usage()
+        )
+
+    def _without_leading_space(self, index: int, text: str) -> str:
+        """The text without the white space that a template has before an answer."""
+        if not self._said[index] and self.model.format.answers:
+            text = text.lstrip()
+        self._said[index] = self._said[index] or bool(text)
+        return text
+
+    def _logprobs(self, tokens: Sequence[Token]) -> ChatLogprobs | None:
+        if not self.with_logprobs:
+            return None
+        return ChatLogprobs(content=[self._entry(token) for token in tokens])
+
+    def _entry(self, token: Token) -> ChatToken:
+        decode = self.model.tokenizer.decode_bytes
+        others = [_alternative(decode([other]), value) for other, value in token.alternatives]
+        return ChatToken(**_alternative(token.bytes, token.logprob).model_dump(), top_logprobs=others)
+
+
+def _alternative(spelling: bytes, logprob: float | None) -> Alternative:
+    return Alternative(
+        token=spelling.decode("utf-8", "replace"), logprob=_logprob(logprob), bytes=list(spelling) or None
+    )
+
+
+def _spelled(spelling: bytes) -> str:
+    """A token as text; of half a character its bytes, as OpenAI writes them."""
+    try:
+        return spelling.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelling)
+
+
+def _logprob(value: float | None) -> float:
+    """A log-probability that JSON can hold; impossible is -9999, as OpenAI writes it."""
+    return -9999.0 if value is None else max(-9999.0, value)
+
+
+def _text(deltas: Sequence[Delta]) -> str:
+    return "".join(delta.text for delta in deltas)
+
+
+def _tokens(deltas: Sequence[Delta]) -> list[Token]:
+    return [token for delta in deltas for token in delta.tokens]
+
+
+def _finish(deltas: Sequence[Delta]) -> Finish:
+    finish = deltas[-1].finish
+    assert finish is not None, "an answer is complete before it is written"
+    return finish
