@@ -14,10 +14,12 @@ setup: .venv/.setup ## .venv with gpt2 in it
 
 setup-dev: .venv/.setup-dev ## the same with the test tools
 
-demo: .venv/.setup ## train on Python's own manuals, plot, generate
+demo: .venv/.setup ## train on Python's own manuals, tune on their questions and answers, ask it something
 	$(BIN)/gpt2 train python-docs --config configs/demo.toml
 	@echo
-	$(BIN)/gpt2 generate "$$(ls -td runs/demo*/ | head -n 1)" "Q: What does" --max-tokens 80 --seed 1
+	$(BIN)/gpt2 tune "$$(ls -td runs/demo*/ | head -n 1)" python-docs --config configs/demo-tune.toml
+	@echo
+	echo "What does shutil.copytree do?" | $(BIN)/gpt2 chat "$$(ls -td runs/demo*-tuned*/ | head -n 1)" --temperature 0.3 --seed 1
 
 train: .venv/.setup ## train on data/, or on SOURCES="a.txt b.csv"
 	$(BIN)/gpt2 train $(SOURCES)

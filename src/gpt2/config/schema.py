@@ -187,6 +187,20 @@ class ScheduleSettings(Section):
     cooldown: Share = Field(default=0.4, description="share of the run that decays (wsd only)")
 
 
+class TuningSettings(Section):
+    """What is tuned, and on what in the sources. Set by `gpt2 tune`."""
+
+    base: str = Field(description="folder of the checkpoint whose weights it began with")
+    tokenizer: str = Field(description="fingerprint of its tokenizer")
+    template: str | None = Field(default=None, description="by which the base's text was made of table rows")
+    text: str | None = Field(default=None, description="folder of the prepared text that the base was trained on")
+    prompt: str | None = None
+    response: str | None = None
+    context: str | None = None
+    system: str | None = None
+    replay: Share = 0.0
+
+
 class DistributedSettings(Section):
     """Several processes that train one model together."""
 
@@ -216,6 +230,9 @@ class Settings(Section):
     optim: OptimSettings = Field(default_factory=OptimSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     distributed: DistributedSettings = Field(default_factory=DistributedSettings)
+    tuning: TuningSettings | None = Field(
+        default=None, description="set by gpt2 tune; None: trained on text", json_schema_extra=NOT_TYPED
+    )
 
     @field_validator("tokenizer")
     @classmethod

@@ -10,6 +10,7 @@ from gpt2.config.load import overlay, validate
 from gpt2.config.resolve import replanned
 from gpt2.config.schema import DistributedSettings, Settings
 from gpt2.console import say
+from gpt2.corpus.conversations import Conversations
 from gpt2.corpus.prepare import open_prepared
 from gpt2.corpus.sources import Sources
 from gpt2.distributed import World, joined, world_from_environment
@@ -144,7 +145,7 @@ def fork(name: str, typed: Mapping[str, Any], started: float) -> None:
             f"Say it: gpt2 train --fork {name} --train.steps 500   (or --train.minutes 10)",
         )
     runs = run_folder.parent if source.run_folder else checkpoint.RUNS
-    folder = _free(runs, settings.run or f"{run_folder.name}-fork", named=settings.run is not None)
+    folder = free_folder(runs, settings.run or f"{run_folder.name}-fork", named=settings.run is not None)
     settings = settings.model_copy(
         update={
             "run": folder.name,
@@ -298,7 +299,17 @@ def _steps_in(folder: Path, seconds: float) -> int:
     return max(1, int(seconds * speed / per_step))
 
 
-def _free(runs: Path, name: str, named: bool) -> Path:
+def free_folder(runs: Path, name: str, named: bool) -> Path:
+    """The folder of a new run.
+
+    Args:
+        runs: where runs are.
+        name: of the run.
+        named: by the user; otherwise another name is found where it is taken.
+
+    Raises:
+        RunError: the name that the user gave is taken.
+    """
     folder, number = runs / name, 1
     if named and (folder / "run.json").exists():
         raise _taken(folder)
@@ -312,13 +323,13 @@ def _taken(folder: Path) -> RunError:
     return RunError(f"There is a run {folder} already.", f"Give the new one another name: --run {folder.name}-2")
 
 
-def _changed(record: dict[str, Any], opened: Sources) -> str:
+def _changed(record: dict[str, Any], opened: Sources | Conversations) -> str:
     """Which source files differ from those that the run began with."""
     before, now = record["sources"], hashes(opened)
     names = sorted(path for path in {*before, *now} if before.get(path) != now.get(path))
     return f": {', '.join(names[:5])}{' …' if len(names) > 5 else ''}" if names else ""
 
 
-def hashes(opened: Sources) -> dict[str, str]:
+def hashes(opened: Sources | Conversations) -> dict[str, str]:
     """The sha256 of each source file, by its path."""
     return {os.path.abspath(file.path): file.sha256 for file in opened.files}

@@ -5,6 +5,7 @@ import math
 import re
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -82,12 +83,12 @@ def sample(folder: Path, settings: Settings, prepared: Prepared, model: GPT2, st
     say(f"step {step}: {shown[:160]}{'…' if len(shown) > 160 else ''}", style="dim italic")
 
 
-def plot(folder: Path, settings: Settings, prepared: Prepared, lines: Baselines) -> None:
+def plot(folder: Path, settings: Settings, prepared: Prepared, lines: Mapping[str, float]) -> None:
     """Redraw the curves. A picture that cannot be written is no reason to stop."""
     sizes = settings.model
     title = f"{folder.name}: GPT-2, {sizes.n_layer} layers, width {sizes.n_embd}, {prepared.stats.tokenizer}"
     try:
-        plot_run(folder, title, lines._asdict())
+        plot_run(folder, title, lines)
     except OSError as error:
         warn(f"loss.png could not be drawn: {error.strerror or error}.")
 
@@ -99,7 +100,7 @@ def say_if_late(started: float, deadline: float | None) -> None:
         warn(f"It took {took:,.0f} s, not the {deadline - started:,.0f} s of --train.minutes: they were too few.")
 
 
-def _speed(settings: Settings, config: GPT2Config, records: list[Record]) -> list[tuple[str, str]]:
+def speed(settings: Settings, config: GPT2Config, records: list[Record]) -> list[tuple[str, str]]:
     """Tokens a second of the middle step; on a GPU whose peak is known, also what share of it that is."""
     speed = statistics.median(record.tokens_per_second for record in records)
     rows = [("tokens a second, median of steps", f"{speed:,.0f}")]
@@ -126,7 +127,7 @@ def conclude(
         ("bigram, unigram, uniform loss", f"{lines.bigram:.3f}, {lines.unigram:.3f}, {lines.uniform:.3f}"),
         ("its step", f"{best_step:,} of {step:,}"),
         ("time", f"{elapsed(records)[-1]:,.0f} s"),
-        *_speed(settings, config, records),
+        *speed(settings, config, records),
     ]
     table(f"Run {folder.name}, {outcome}", rows, ("", ""))
     if best >= lines.bigram:

@@ -7,9 +7,12 @@ from typing import Any
 
 import torch
 
+from gpt2.chat.template import CHAT_TEMPLATE
 from gpt2.distributed import like, whole
 from gpt2.model.gpt2 import GPT2
 from gpt2.tokenizer.base import Tokenizer
+from gpt2.tokenizer.layout import CONFIG_FILE
+from gpt2.tokenizer.roles import roles_of
 from gpt2.training import checkpoint
 from gpt2.training.fit import Progress
 from gpt2.training.trainer import Trainer, optimizer_tensors
@@ -41,6 +44,11 @@ def snapshot(
         "run.json": record,
         **tokenizer.to_files(model.config.context_length),
     }
+    roles = roles_of(tokenizer)
+    if roles is not None:  # an answer ends with a message, or with the text
+        files["config.json"]["eos_token_id"] = roles.end
+        files["generation_config.json"]["eos_token_id"] = [roles.end, tokenizer.end_of_text]
+        files[CONFIG_FILE]["chat_template"] = CHAT_TEMPLATE
     texts = {name: json.dumps(value, indent=2, ensure_ascii=False) + "\n" for name, value in files.items()}
 
     def write(folder: Path) -> None:

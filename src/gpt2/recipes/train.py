@@ -19,8 +19,8 @@ from gpt2.files import locked, read_json, write_json
 from gpt2.model.cost import ACTIVATION_BYTES, STATE_BYTES, parameters
 from gpt2.recipes.data import absolute, choose_sources, prepare_data
 from gpt2.recipes.in_time import chosen_in_time
+from gpt2.recipes.pretraining import build_loader, model_config
 from gpt2.recipes.resume import Begun, begin_again, go, hashes
-from gpt2.recipes.run import build_loader, model_config
 from gpt2.runtime import (
     activation_memory,
     environment,
@@ -71,7 +71,7 @@ def _begin(
     Where `given` leaves the context length open, a short text gets a shorter one.
     """
     settings = settings.model_copy(update={"sources": choose_sources(settings.sources)})
-    asked = settings.model_dump(mode="json", exclude={"run", "sources", "distributed"})
+    asked = settings.model_dump(mode="json", exclude={"run", "sources", "distributed", "tuning"})
     asked["sources"] = list(absolute(settings.sources))
     folder = _folder(settings, name_hint, new=not auto_resume)
     if auto_resume and (folder / "run.json").exists():
@@ -125,7 +125,7 @@ def _fitted(settings: Settings, prepared: Prepared) -> Settings:
     return settings.model_copy(update={"model": settings.model.model_copy(update={"context_length": fitting})})
 
 
-def _require_memory(settings: Settings, prepared: Prepared, world: World, device: torch.device) -> None:
+def require_memory(settings: Settings, prepared: Prepared, world: World, device: torch.device) -> None:
     """Stop where the least that the run needs is more than there is.
 
     Raises:
@@ -156,7 +156,7 @@ def _resolved(settings: Settings, prepared: Prepared, world: World, device: torc
     """All that the settings leave open, chosen."""
     windows = build_loader(settings, prepared, world).windows_per_epoch
     settings = resolve_training(settings, windows, prepared.stats.vocab_size, activation_memory(device), world.size)
-    _require_memory(settings, prepared, world, device)
+    require_memory(settings, prepared, world, device)
     precision = pick_precision(settings.train.precision, device)
     matrix_precision = pick_matrix_precision(settings.optim.matrix_precision, settings.train.precision, device)
     kind = device.type if world.size > 1 else str(device)

@@ -1,0 +1,152 @@
+"""Tune: a trained model, conversations, and the one trainer. A new run, from its first step."""
+
+import contextlib
+import re
+from pathlib import Path
+
+import torch
+
+from gpt2 import __version__
+from gpt2.config.resolve import resolve_training
+from gpt2.config.schema import Settings, TuningSettings
+from gpt2.config.tuning import TuneSettings, as_run, resolve_rates
+from gpt2.console import say, warn
+from gpt2.corpus.prepare import Prepared
+from gpt2.distributed import World, joined, world_from_environment
+from gpt2.errors import ConfigError
+from gpt2.files import locked, read_json, write_json
+from gpt2.recipes.data import absolute, prepare_data
+from gpt2.recipes.resume import Begun, free_folder, go, hashes
+from gpt2.recipes.train import require_memory
+from gpt2.recipes.tuning import Tuning
+from gpt2.runtime import activation_memory, environment, pick_device, pick_matrix_precision, pick_precision
+from gpt2.tokenizer.store import load_tokenizer
+from gpt2.training import checkpoint
+from gpt2.training.checkpoint import OpenedCheckpoint
+from gpt2.weights.hub import fetch, is_hub_name
+from gpt2.weights.huggingface import config_from_hf
+
+REPLAY = 0.125
+"""Share of the rows that are the base's text, where it is at hand; docs/experiments.md."""
+
+
+def tune(settings: TuneSettings, started: float) -> None:
+    """Start a new run on conversations.
+
+    Args:
+        settings: as given; what is open is chosen here.
+        started: `time.monotonic()` of the command's begin.
+
+    Raises:
+        UserError: whatever the user can mend.
+    """
+    if not settings.sources:
+        raise ConfigError(
+            "There is nothing to tune on: no conversations were named.",
+            f"gpt2 tune {settings.base} faq.csv   (or a .jsonl file, or python-docs)",
+        )
+    world = world_from_environment()
+    device = pick_device(settings.train.device, world.local_rank if world.size > 1 else None)
+    with joined(world, device.type == "cuda"), contextlib.ExitStack() as stack:
+        go(world.from_main(lambda: _begin(settings, world, device, stack, started)), started, world)
+
+
+def _begin(
+    given: TuneSettings, world: World, device: torch.device, stack: contextlib.ExitStack, started: float
+) -> Begun:
+    """Find the base, prepare the conversations, lock the run's folder (until `stack` closes), write run.json."""
+    base = _find_base(given.base)
+    stem = re.sub(r"[^\w-]+", "-", (base.run_folder or base.folder).name).strip("-")[:60]
+    folder = free_folder(checkpoint.RUNS, given.run or f"{stem}-tuned", named=given.run is not None)
+    settings = _with_base(as_run(given), given, base).model_copy(
+        update={"sources": absolute(given.sources), "run": folder.name}
+    )
+    prepared, opened = prepare_data(settings, checkpoint.RUNS / ".prepared")
+    settings = _resolved(settings, prepared, folder, world, device)
+    record = {
+        "format": 1,
+        "gpt2_from_scratch": __version__,
+        "settings": settings.model_dump(mode="json"),
+        "template": None,
+        "sources": hashes(opened),
+        "data": prepared.fingerprint,
+        "environment": environment(device),
+    }
+    stack.enter_context(locked(folder))
+    write_json(folder / "run.json", record)
+    minutes = settings.train.minutes
+    deadline = started + 60 * minutes if minutes is not None else None
+    return Begun(folder=str(folder), record=record, data=str(prepared.folder), resumed=None, deadline=deadline)
+
+
+def _find_base(name: str) -> OpenedCheckpoint:
+    """A run, a checkpoint or a folder; else a model of the hub, fetched once."""
+    here = Path(name).exists() or (checkpoint.RUNS / name).exists()
+    if not here and is_hub_name(name):
+        return checkpoint.open_checkpoint(str(fetch(name, checkpoint.RUNS / ".hub")))
+    return checkpoint.open_checkpoint(name)
+
+
+def _with_base(settings: Settings, given: TuneSettings, base: OpenedCheckpoint) -> Settings:
+    """The settings of the run with what its base fixes: the sizes, the tokenizer, the text to replay."""
+    tokenizer = load_tokenizer(base.folder)
+    sizes = config_from_hf(read_json(base.folder / "config.json"), base.folder / "config.json")
+    trained = base.settings.get("settings", {})
+    before = trained.get("tuning")
+    text = before["text"] if before else _text_of(base)
+    if text is None and given.replay:
+        raise ConfigError(
+            f"The text that {given.base} was trained on is not at hand, so that it cannot be replayed.",
+            "Leave --replay out, or tune a run that was trained here.",
+        )
+    replay = (REPLAY if given.replay is None else given.replay) if text else 0.0
+    shape = {name: getattr(sizes, name) for name in ("n_layer", "n_head", "n_embd", "context_length")}
+    return settings.model_copy(
+        update={
+            "tokenizer": tokenizer.name,
+            "model": settings.model.model_copy(update={**shape, "dropout": given.dropout}),
+            "optim": resolve_rates(settings.optim, sizes.n_embd, trained.get("optim", {}).get("name")),
+            "tuning": TuningSettings(
+                base=str(base.folder.absolute()),
+                tokenizer=tokenizer.fingerprint(),
+                template=None if before else base.settings.get("template"),
+                text=text,
+                prompt=given.prompt,
+                response=given.response,
+                context=given.context,
+                system=given.system,
+                replay=replay,
+            ),
+        }
+    )
+
+
+def _text_of(base: OpenedCheckpoint) -> str | None:
+    """The folder of the tokens that a run was trained on, if they are still there."""
+    data = base.settings.get("data")
+    if base.run_folder is None or not isinstance(data, str):
+        return None
+    folder = base.run_folder.parent / ".prepared" / data
+    if not (folder / "MANIFEST.json").is_file():
+        warn(f"The prepared text of {base.run_folder} is gone ({folder}): nothing of it is replayed.")
+        return None
+    return str(folder.absolute())
+
+
+def _resolved(settings: Settings, prepared: Prepared, folder: Path, world: World, device: torch.device) -> Settings:
+    """All that the settings leave open, chosen."""
+    rows = Tuning(folder, settings, prepared, world).loader().batches_per_epoch * settings.train.batch_size
+    settings = resolve_training(settings, rows, prepared.stats.vocab_size, activation_memory(device), world.size)
+    require_memory(settings, prepared, world, device)
+    precision = pick_precision(settings.train.precision, device)
+    matrix_precision = pick_matrix_precision(settings.optim.matrix_precision, settings.train.precision, device)
+    kind = device.type if world.size > 1 else str(device)
+    if settings.tuning and not settings.tuning.replay:
+        say("Nothing of the base's own text is replayed: it will forget some of what it knows.", style="dim")
+    return settings.model_copy(
+        update={
+            "train": settings.train.model_copy(update={"device": kind, "precision": precision}),
+            "optim": settings.optim.model_copy(update={"matrix_precision": matrix_precision}),
+            "distributed": settings.distributed.model_copy(update={"processes": world.size}),
+        }
+    )
