@@ -186,5 +186,5 @@ def test_a_damaged_position_is_refused(samples):
 def test_too_few_tokens_or_a_batch_that_cannot_be_divided_are_said():
     with pytest.raises(DataError, match=r"4 tokens do not fill one window: a context length of 4 needs 5"):
         make(n=4)
-    with pytest.raises(ConfigError, match="6 windows cannot be divided evenly among 4"):
+    with pytest.raises(ConfigError, match="batch of 6 sequences cannot be divided evenly among 4 processes"):
         make(world_size=4)
