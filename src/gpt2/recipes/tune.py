@@ -6,20 +6,17 @@ from pathlib import Path
 
 import torch
 
-from gpt2 import __version__
-from gpt2.config.resolve import resolve_training
 from gpt2.config.schema import Settings, TuningSettings
 from gpt2.config.tuning import TuneSettings, as_run, resolve_rates
 from gpt2.console import say, warn
-from gpt2.corpus.prepare import Prepared
 from gpt2.distributed import World, joined, world_from_environment
 from gpt2.errors import ConfigError
-from gpt2.files import locked, read_json, write_json
+from gpt2.files import read_json, write_json
+from gpt2.recipes.begun import Begun, free_folder, go, new_record, take
 from gpt2.recipes.data import absolute, prepare_data
-from gpt2.recipes.resume import Begun, free_folder, go, hashes
-from gpt2.recipes.train import require_memory
+from gpt2.recipes.settled import settled
 from gpt2.recipes.tuning import Tuning
-from gpt2.runtime import activation_memory, environment, pick_device, pick_matrix_precision, pick_precision
+from gpt2.runtime import pick_device
 from gpt2.tokenizer.store import load_tokenizer
 from gpt2.training import checkpoint
 from gpt2.training.checkpoint import OpenedCheckpoint
@@ -62,17 +59,12 @@ def _begin(
         update={"sources": absolute(given.sources), "run": folder.name}
     )
     prepared, opened = prepare_data(settings, checkpoint.RUNS / ".prepared")
-    settings = _resolved(settings, prepared, folder, world, device)
-    record = {
-        "format": 1,
-        "gpt2_from_scratch": __version__,
-        "settings": settings.model_dump(mode="json"),
-        "template": None,
-        "sources": hashes(opened),
-        "data": prepared.fingerprint,
-        "environment": environment(device),
-    }
-    stack.enter_context(locked(folder))
+    if not settings.tuning or not settings.tuning.replay:
+        say("Nothing of the base's own text is replayed: it will forget some of what it knows.", style="dim")
+    rows = Tuning(folder, settings, prepared, world).loader().batches_per_epoch * settings.train.batch_size
+    settings = settled(settings, prepared, rows, world, device)
+    record = new_record(settings, prepared, opened, device)
+    take(folder, stack)
     write_json(folder / "run.json", record)
     minutes = settings.train.minutes
     deadline = started + 60 * minutes if minutes is not None else None
@@ -131,22 +123,3 @@ def _text_of(base: OpenedCheckpoint) -> str | None:
         warn(f"The prepared text of {base.run_folder} is gone ({folder}): nothing of it is replayed.")
         return None
     return str(folder.absolute())
-
-
-def _resolved(settings: Settings, prepared: Prepared, folder: Path, world: World, device: torch.device) -> Settings:
-    """All that the settings leave open, chosen."""
-    rows = Tuning(folder, settings, prepared, world).loader().batches_per_epoch * settings.train.batch_size
-    settings = resolve_training(settings, rows, prepared.stats.vocab_size, activation_memory(device), world.size)
-    require_memory(settings, prepared, world, device)
-    precision = pick_precision(settings.train.precision, device)
-    matrix_precision = pick_matrix_precision(settings.optim.matrix_precision, settings.train.precision, device)
-    kind = device.type if world.size > 1 else str(device)
-    if settings.tuning and not settings.tuning.replay:
-        say("Nothing of the base's own text is replayed: it will forget some of what it knows.", style="dim")
-    return settings.model_copy(
-        update={
-            "train": settings.train.model_copy(update={"device": kind, "precision": precision}),
-            "optim": settings.optim.model_copy(update={"matrix_precision": matrix_precision}),
-            "distributed": settings.distributed.model_copy(update={"processes": world.size}),
-        }
-    )
