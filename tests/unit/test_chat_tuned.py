@@ -16,7 +16,7 @@ from gpt2.chat.markdown import MarkdownStream, complete
 from gpt2.chat.session import Session
 from gpt2.chat.terminal import talk
 from gpt2.config.commands import ChatSettings
-from gpt2.errors import ConfigError, RunError
+from gpt2.errors import CheckpointError, ConfigError, RunError
 from gpt2.generation.engine import Engine
 from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.tokenizer.bpe import BytePairTokenizer
@@ -113,6 +113,20 @@ def test_undo_and_retry() -> None:
     assert [turn.answer for turn in conversation.turns] == ["one"]
 
 
+def test_a_retry_that_fails_leaves_the_conversation_as_it_was() -> None:
+    conversation, engine = session("one", context=256)
+    said(conversation, "a")
+
+    def broken(*_: Any) -> Iterator[int]:
+        raise CheckpointError("no number")
+        yield
+
+    engine.generate = broken  # type: ignore[method-assign]
+    with pytest.raises(CheckpointError):
+        list(conversation.retry())
+    assert [(turn.message, turn.answer) for turn in conversation.turns] == [("a", "one")]
+
+
 def test_a_retry_with_a_seed_is_another_answer_and_each_is_the_same_again() -> None:
     model = GPT2(GPT2Config(BYTES.vocab_size, context_length=64, n_layer=1, n_head=1, n_embd=8))
     model.init_weights(torch.Generator().manual_seed(1))
@@ -185,11 +199,11 @@ def test_commands_of_a_tuned_model(told: list[str], tmp_path: Path) -> None:
     script = f"a\n/retry\n/tokens\n/save {path}\n/undo\n/undo\n/load {path}\n/system Be kind.\n/system\n/system -\n"
     assert piped(conversation, script) == "one\ntwo\n"
     assert told == [
-        "8 of 256 tokens, in 1 turns; 16 are kept for the answer. The oldest turns are forgotten first.",
-        f"Saved 1 turns to {path}.",
+        "8 of 256 tokens, in 1 turn; 16 are kept for the answer. The oldest turns are forgotten first.",
+        f"Saved 1 turn to {path}.",
         "Taken back: a",
         "Nothing was said yet. Write a message first.",
-        f"1 turns of {path}.",
+        f"1 turn of {path}.",
         "The system message: Be kind.",
         "The system message: Be kind.",
         "No system message.",

@@ -106,10 +106,15 @@ class Session:
 
         Raises:
             RunError: nothing was said yet.
+            UserError: the model's answer is no number. The conversation is then as before.
         """
         turn = self.undo()
         self._retries += 1
-        yield from self._answer(turn.message)
+        try:
+            yield from self._answer(turn.message)
+        except UserError:
+            self.turns.append(turn)
+            raise
 
     def undo(self) -> Turn:
         """Take back the last message and its answer.

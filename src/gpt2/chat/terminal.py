@@ -168,13 +168,15 @@ def _obey(session: Session, line: str, out: TextIO) -> bool:
         case "tokens":
             context, answer = session.engine.context_length, session.settings.max_tokens
             say(
-                f"{session.used:,} of {context:,} tokens, in {len(session.turns)} turns; "
+                f"{session.used:,} of {context:,} tokens, in {_turns(session)}; "
                 f"{min(answer, context // 2):,} are kept for the answer. The oldest turns are forgotten first.",
                 style="dim",
             )
         case "load":
+            if not value:
+                raise ConfigError("Which conversation?", "Name its file: /load FILE, as /save wrote it.")
             session.load(Path(value))
-            say(f"{len(session.turns)} turns of {value}.", style="dim")
+            say(f"{_turns(session)} of {value}.", style="dim")
         case "temperature":
             if value:
                 session.set_temperature(_number(value))
@@ -182,7 +184,7 @@ def _obey(session: Session, line: str, out: TextIO) -> bool:
         case "save":
             path = Path(value or time.strftime("chat-%Y%m%d-%H%M%S.json"))
             session.save(path)
-            say(f"Saved {len(session.turns)} turns to {path}.", style="dim")
+            say(f"Saved {_turns(session)} to {path}.", style="dim")
         case "quit":
             return False
         case _:
@@ -191,6 +193,11 @@ def _obey(session: Session, line: str, out: TextIO) -> bool:
                 f"There is no command /{name}.", f"Did you mean /{guess}?" if guess else "/help lists the commands."
             )
     return True
+
+
+def _turns(session: Session) -> str:
+    """How many there are, in words."""
+    return f"{len(session.turns):,} turn{'s' * (len(session.turns) != 1)}"
 
 
 def _number(value: str) -> float:
