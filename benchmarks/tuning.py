@@ -48,7 +48,7 @@ def theirs(task: Tuning, steps: int, folder: Path) -> tuple[Any, list[float]]:
     """transformers' model after the same steps, and the seconds of each."""
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
-    start = task.new_model()
+    start = task.model(None)
     model = GPT2LMHeadModel(GPT2Config(**hf_config(start.config, 0)))
     model.load_state_dict(export_tensors(start.state_dict()), strict=False)
     model.tie_weights()
@@ -135,7 +135,7 @@ def compare() -> None:
         result = {
             "steps": given.steps,
             "rows a step": given.batch,
-            "before": round(held_out(task.new_model()), 4),
+            "before": round(held_out(task.model(None)), 4),
             "held-out loss, gpt2 tune": round(held_out(load_model(folder / "last")), 4),
             "held-out loss, transformers": round(held_out(again), 4),
             "seconds a step, gpt2 tune": round(statistics.median(mine[WARM_UP:]), 4),

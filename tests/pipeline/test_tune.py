@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.conftest import SMALL, Answer, make_text
 
 from gpt2.cli import main
@@ -112,6 +113,30 @@ def test_stopped_and_resumed_it_ends_as_if_it_had_not(cli: Cli, workplace: Path,
     assert forked.code == 0, forked.err
 
 
+def test_lora_learns_little_and_resumes_to_the_bit(cli: Cli, workplace: Path, base: Path) -> None:
+    answer = cli("tune", "base", "faq.csv", "--run", "thin", "--lora.rank", "4", *FEW, "--train.save-every", "1")
+    assert answer.code == 0, answer.err
+    assert "learned (LoRA of rank 4)" in answer.err
+    run = workplace / "runs" / "thin"
+    last = pointed(run, "last")
+    assert last is not None
+    weights, before = load_model(last).state_dict(), load_model(base / "best").state_dict()
+    assert weights.keys() == before.keys()  # merged
+    vocabulary = len(before["wte.weight"])
+    assert torch.equal(weights["wte.weight"][:vocabulary], before["wte.weight"])
+    assert torch.equal(weights["wpe.weight"], before["wpe.weight"])
+    assert torch.linalg.matrix_rank(weights["h.0.mlp.c_fc.weight"] - before["h.0.mlp.c_fc.weight"], rtol=1e-4) == 4
+    state = load_file(last / "training_state.safetensors")
+    assert {name.split("/")[0].rpartition(".")[2] for name in state} == {"down", "up", "rows"}
+
+    shutil.rmtree(last)
+    assert cli("train", "--resume", "thin").code == 0
+    again = load_model(last).state_dict()
+    assert all(torch.equal(again[name], weights[name]) for name in weights)
+    further = cli("tune", "thin", "faq.csv", "--run", "further", *FEW)  # what is merged is a base like another
+    assert further.code == 0, further.err
+
+
 def test_it_stops_when_validation_gets_worse(cli: Cli, workplace: Path, base: Path) -> None:
     answer = cli(
         *("tune", "base", "faq.csv", "--run", "early", "--train.batch-size", "4", "--train.steps", "60"),
@@ -152,6 +177,8 @@ def test_a_folder_of_transformers_is_a_base(cli: Cli, workplace: Path, base: Pat
         (("tune", "no/such", "faq.csv"), "cannot be reached"),
         (("tune", "base", "faq.csv", "--run", "base"), "There is a run runs/base already"),
         (("tune", "base", "faq.csv", "--replay", "2"), "replay"),
+        (("tune", "base", "faq.csv", "--lora.rank", "4", "--optim.name", "muon"), "Muon"),
+        (("tune", "base", "faq.csv", "--lora.rank", "4", "--distributed.strategy", "fsdp"), "ddp"),
         (("tune", "base", "faq.csv", "--data.validatoin", "0.2"), "validat"),
     ],
 )

@@ -187,6 +187,15 @@ class ScheduleSettings(Section):
     cooldown: Share = Field(default=0.4, description="share of the run that decays (wsd only)")
 
 
+class LoraSettings(Section):
+    """Learn thin products beside the weights instead of the weights (Hu et al. 2021); checkpoints have them merged."""
+
+    rank: Annotated[int, Field(ge=0, le=4096)] = Field(
+        default=0, description="rank of the products, such as 8; 0: all weights are learned"
+    )
+    alpha: Positive | None = Field(default=None, description="factor of the products, times the rank; else twice it")
+
+
 class TuningSettings(Section):
     """What is tuned, and on what in the sources. Set by `gpt2 tune`."""
 
@@ -199,6 +208,7 @@ class TuningSettings(Section):
     context: str | None = None
     system: str | None = None
     replay: Share = 0.0
+    lora: LoraSettings = Field(default_factory=LoraSettings)
 
 
 class DistributedSettings(Section):

@@ -9,6 +9,7 @@ from gpt2.config.schema import (
     Count,
     DataSettings,
     DistributedSettings,
+    LoraSettings,
     OptimSettings,
     Positive,
     Rate,
@@ -19,9 +20,12 @@ from gpt2.config.schema import (
     Source,
     TrainSettings,
 )
+from gpt2.errors import ConfigError
 
 RATE_SHARE = 0.3
 """Of the rate that trains from scratch: docs/experiments.md."""
+LORA_RATE_SHARE = 1.0
+"""The same for LoRA."""
 
 
 class ConversationSettings(Section):
@@ -90,6 +94,7 @@ class TuneSettings(Section):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.1, description="share of activations dropped in training, 0 to below 1"
     )
+    lora: LoraSettings = Field(default_factory=LoraSettings)
     data: ConversationSettings = Field(default_factory=ConversationSettings)
     train: TuneTrainSettings = Field(default_factory=TuneTrainSettings)
     optim: TuneOptimSettings = Field(default_factory=TuneOptimSettings)
@@ -113,19 +118,26 @@ def as_run(settings: TuneSettings) -> Settings:
     )
 
 
-def resolve_rates(optim: OptimSettings, n_embd: int, base: str | None) -> OptimSettings:
+def resolve_rates(optim: OptimSettings, n_embd: int, base: str | None, low_rank: bool) -> OptimSettings:
     """The optimizer that the base was trained with, at a share of the rates that train from scratch.
 
     Args:
         optim: as given.
         n_embd: the model's width.
         base: name of the base's optimizer; None: not known, as of a model from elsewhere.
+        low_rank: whether LoRA's products are learned. AdamW then moves them, at the whole rate: they begin at nothing.
+
+    Raises:
+        ConfigError: Muon is to move products of LoRA.
     """
-    name = (base or "adamw") if optim.name == "auto" else optim.name
+    if low_rank and optim.name == "muon":
+        raise ConfigError("Muon makes all directions of a step equal; LoRA has few.", "Leave --optim.name out.")
+    name = (base or "adamw") if optim.name == "auto" and not low_rank else optim.name.replace("auto", "adamw")
+    share = LORA_RATE_SHARE if low_rank else RATE_SHARE
     return optim.model_copy(
         update={
             "name": name,
-            "lr": optim.lr or float(f"{RATE_SHARE * resolve_learning_rate(n_embd, beside_muon=False):.2g}"),
+            "lr": optim.lr or float(f"{share * resolve_learning_rate(n_embd, beside_muon=False):.2g}"),
             "matrix_lr": optim.matrix_lr or 0.05 * RATE_SHARE,
         }
     )

@@ -23,13 +23,14 @@ from gpt2.recipes import showing
 from gpt2.recipes.data import show
 from gpt2.runtime import derive_seed
 from gpt2.training import trainer
+from gpt2.weights.huggingface import load_model
 
 
 class Task(Protocol):
     """What one kind of run has of its own: weights to begin with, batches, a validation part, and what it shows."""
 
-    def new_model(self) -> GPT2:
-        """The model before its first step."""
+    def model(self, saved: Path | None) -> GPT2:
+        """The model as a checkpoint of the run has it, or before its first step."""
         ...
 
     def loader(self) -> trainer.Loader:
@@ -66,8 +67,10 @@ class Pretraining:
     prepared: Prepared
     world: World
 
-    def new_model(self) -> GPT2:
-        """Weights fixed by the seed."""
+    def model(self, saved: Path | None) -> GPT2:
+        """That of a checkpoint; else weights fixed by the seed."""
+        if saved is not None:
+            return load_model(saved, dropout=self.settings.model.dropout)
         model = GPT2(model_config(self.settings, self.prepared))
         model.init_weights(torch.Generator().manual_seed(derive_seed(self.settings.train.seed, "weights")))
         return model

@@ -44,7 +44,6 @@ from gpt2.training.metrics import MetricsFile, Record, cut_back
 from gpt2.training.pace import Pace
 from gpt2.training.saver import Saver
 from gpt2.training.trainer import Plan, Trainer, restore_optimizers
-from gpt2.weights.huggingface import load_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +75,12 @@ def run(job: Job) -> None:
         sweep_temporaries(folder, older_than=3600)  # `gpt2 plot` writes here without a lock
 
     task = _task(job)
-    weights = None if job.resumed is None else load_model(job.resumed, dropout=settings.model.dropout)
-    model = (weights or task.new_model()).to(device)
+    model = task.model(job.resumed).to(device)
     objective = NextTokenLoss(model)
     precision = functools.partial(autocast, train.precision, device)
     laid_out = spread(objective, model.h, world, settings.distributed.strategy, train.precision)
     forward = torch.compile(laid_out.forward) if train.compile else laid_out.forward
-    optimizers = build_optimizers(model.named_parameters(), settings.optim)
+    optimizers = build_optimizers([(n, p) for n, p in model.named_parameters() if p.requires_grad], settings.optim)
     stop = StopRequest()
     trainer = Trainer(
         model=model,

@@ -7,7 +7,7 @@ from gpt2.config.schema import Settings
 from gpt2.corpus.prepare import Prepared
 from gpt2.distributed import World
 from gpt2.errors import ConfigError
-from gpt2.model.cost import ACTIVATION_BYTES, STATE_BYTES, parameters
+from gpt2.model.cost import ACTIVATION_BYTES, STATE_BYTES, low_rank_parameters, parameters
 from gpt2.recipes.pretraining import model_config
 from gpt2.runtime import activation_memory, pick_matrix_precision, pick_precision, whole_memory
 
@@ -43,20 +43,26 @@ def _require_memory(settings: Settings, prepared: Prepared, world: World, device
     """Stop where the least that the run needs is more than there is: with both numbers, and what to make smaller."""
     config, train = model_config(settings, prepared), settings.train
     shares = world.size if settings.distributed.strategy == "fsdp" else 1
-    state = STATE_BYTES * parameters(config) / shares
+    rank = settings.tuning.lora.rank if settings.tuning else 0
+    learned = low_rank_parameters(config, rank) if rank else parameters(config)
+    state = (4 * parameters(config) + (STATE_BYTES - 4) * learned) / shares
     rows = 2 * 8 * train.batch_size * config.context_length / world.size  # inputs and targets, 8 bytes an id
     kept = ACTIVATION_BYTES * config.n_layer * config.n_embd * config.context_length * (train.micro_batch_size or 1)
     together = world.size if device.type != "cuda" else 1
     needed, there = together * (state + rows + kept), whole_memory(device)
     if needed > there:
+        smaller = "a smaller --model.preset, --model.n-layer or --model.n-embd"
+        if settings.tuning is not None:
+            smaller = "a smaller base" if rank else "--lora.rank 8, which learns few weights, or a smaller base"
         largest = max(
-            (state, "a smaller --model.preset, --model.n-layer or --model.n-embd"),
+            (state, smaller),
             (rows, "a smaller --train.batch-size"),
             (kept, "a smaller --train.micro-batch-size or --model.context-length"),
         )
         raise ConfigError(
             f"This run needs {needed / 2**30:,.0f} GiB of memory at least; {device} has {there / 2**30:,.0f} GiB. Its "
-            f"model has {parameters(config):,} parameters, at {STATE_BYTES} bytes each in training; a step has "
+            f"model has {parameters(config):,} parameters, at {state * shares / parameters(config):.0f} bytes each in "
+            f"training; a step has "
             f"{train.batch_size:,} × {config.context_length:,} tokens.",
             f"Choose {largest[1]}.",
         )

@@ -42,6 +42,8 @@ def tune(settings: TuneSettings, started: float) -> None:
             "There is nothing to tune on: no conversations were named.",
             f"gpt2 tune {settings.base} faq.csv   (or a .jsonl file, or python-docs)",
         )
+    if settings.lora.rank and settings.distributed.strategy == "fsdp":
+        raise ConfigError("LoRA keeps the weights whole in each process.", "Choose --distributed.strategy ddp.")
     world = world_from_environment()
     device = pick_device(settings.train.device, world.local_rank if world.size > 1 else None)
     with joined(world, device.type == "cuda"), contextlib.ExitStack() as stack:
@@ -97,7 +99,9 @@ def _with_base(settings: Settings, given: TuneSettings, base: OpenedCheckpoint) 
         update={
             "tokenizer": tokenizer.name,
             "model": settings.model.model_copy(update={**shape, "dropout": given.dropout}),
-            "optim": resolve_rates(settings.optim, sizes.n_embd, trained.get("optim", {}).get("name")),
+            "optim": resolve_rates(
+                settings.optim, sizes.n_embd, trained.get("optim", {}).get("name"), low_rank=given.lora.rank > 0
+            ),
             "tuning": TuningSettings(
                 base=str(base.folder.absolute()),
                 tokenizer=tokenizer.fingerprint(),
@@ -108,6 +112,7 @@ def _with_base(settings: Settings, given: TuneSettings, base: OpenedCheckpoint) 
                 context=given.context,
                 system=given.system,
                 replay=replay,
+                lora=given.lora,
             ),
         }
     )

@@ -25,7 +25,9 @@ from gpt2.generation.request import Sampling
 from gpt2.generation.stream import printable
 from gpt2.model.cost import parameters
 from gpt2.model.gpt2 import GPT2
+from gpt2.model.low_rank import merged, with_low_rank
 from gpt2.recipes import showing
+from gpt2.recipes.snapshot import restore_weights
 from gpt2.runtime import autocast, derive_seed
 from gpt2.tokenizer.roles import roles_of
 from gpt2.tokenizer.store import load_tokenizer
@@ -66,13 +68,21 @@ class Tuning:
         """The conversations of the validation part."""
         return self.rows("validation")
 
-    def new_model(self) -> GPT2:
-        """The base's weights, with rows for the marks of speakers where it has none."""
+    def model(self, saved: Path | None) -> GPT2:
+        """That of a checkpoint; else the base's weights, with rows for the marks of speakers where it has none."""
+        lora, dropout = self.tuning.lora, self.settings.model.dropout
+        if saved is not None and not lora.rank:
+            return load_model(saved, dropout=dropout)
         base = Path(self.tuning.base)
-        model = load_model(base, dropout=self.settings.model.dropout)
+        model = load_model(base, dropout=dropout)
+        first = self.prepared.tokenizer.vocab_size - len(self.validating.roles.all)
         if roles_of(load_tokenizer(base)) is None:
-            first = self.prepared.tokenizer.vocab_size - len(self.validating.roles.all)
             model = with_more_ids(model, first, self.prepared.tokenizer.vocab_size)
+        if lora.rank:
+            generator = torch.Generator().manual_seed(derive_seed(self.settings.train.seed, "weights"))
+            model = with_low_rank(model, lora.rank, lora.alpha or 2.0 * lora.rank, first, generator)
+            if saved is not None:
+                restore_weights(model, saved)
         return model
 
     def loader(self) -> ConversationLoader:
@@ -98,9 +108,13 @@ class Tuning:
             table("Conversations", [(name, *(part[name] for part in parts)) for name in parts[0]], _COLUMNS)
             say(f"Validation: {stats.split}. Tokenizer: {stats.tokenizer} and 4 marks of speakers.", style="dim")
         optim, steps = self.settings.optim, train.steps or 0
+        size = f"{parameters(model.config):,} parameters"
+        if self.tuning.lora.rank:
+            learned = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+            size += f", of them {learned:,} learned (LoRA of rank {self.tuning.lora.rank})"
         replay = f"; {self.tuning.replay:.1%} of the rows are the base's own text" if self.tuning.replay else ""
         say(
-            f"Tuning {self.tuning.base}: {parameters(model.config):,} parameters. {steps:,} steps of "
+            f"Tuning {self.tuning.base}: {size}. {steps:,} steps of "
             f"{train.batch_size} rows ({steps / batches:.1f} epochs){replay}; {optim.name} at {optim.lr:g}, "
             f"{self.settings.schedule.name}, {train.precision} on {device}. Only answers are learned.",
             style="dim",
@@ -130,7 +144,7 @@ class Tuning:
         else:
             ids = self.validating.ids(0).tolist()
             ids = ids[: ids.index(roles.assistant) + 1]
-        engine = Engine(model, tokenizer)
+        engine = Engine(merged(model), tokenizer)
         sampling = Sampling(temperature=0.5, top_k=50, seed=derive_seed(train.seed, "sample") % 2**31)
         text = tokenizer.decode(list(engine.generate(ids, train.sample_tokens, sampling, roles.all)))
         prompt = tokenizer.decode(ids)
