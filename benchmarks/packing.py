@@ -22,7 +22,8 @@ from torch import Tensor
 from gpt2.chat.prepare import prepare_conversations
 from gpt2.config.presets import PRESETS
 from gpt2.config.schema import DataSettings
-from gpt2.corpus.conversations import Fields, open_conversations
+from gpt2.corpus.conversations import open_conversations
+from gpt2.corpus.fields import Fields
 from gpt2.corpus.shards import TokenShards
 from gpt2.data.conversations import ConversationLoader, ConversationRows, answer_targets
 from gpt2.data.dataset import IGNORED

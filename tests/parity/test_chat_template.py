@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gpt2.chat.template import CHAT_TEMPLATE, conversation_ids
-from gpt2.corpus.conversations import Message
+from gpt2.corpus.fields import Message
 from gpt2.files import write_json
 from gpt2.tokenizer.base import Tokenizer
 from gpt2.tokenizer.bpe import train_bpe

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable
@@ -135,6 +136,31 @@ def test_lora_learns_little_and_resumes_to_the_bit(cli: Cli, workplace: Path, ba
     assert all(torch.equal(again[name], weights[name]) for name in weights)
     further = cli("tune", "thin", "faq.csv", "--run", "further", *FEW)  # what is merged is a base like another
     assert further.code == 0, further.err
+
+
+@pytest.mark.parametrize("thin", [(), ("--lora.rank", "4")])
+def test_preferences_are_learned_and_resumed_to_the_bit(
+    cli: Cli, workplace: Path, base: Path, thin: tuple[str, ...]
+) -> None:
+    lines = [{"prompt": f"Number {n}?", "chosen": f"It is {n}.", "rejected": f"The dog {n}."} for n in range(60)]
+    (workplace / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    typed = ("--run", "kind", *FEW, "--train.save-every", "1", "--optim.lr", "0.002", "--dropout", "0.1")
+    answer = cli("tune", "base", "pairs.jsonl", *typed, *thin)
+    assert answer.code == 0, answer.err
+    for said in ("Pairs of answers", "DPO, beta 0.1", "has not learned to answer yet", "pairs in the right order"):
+        assert said in answer.err
+    run = workplace / "runs" / "kind"
+    assert read_json(run / "before.json")["before tuning"] == pytest.approx(math.log(2), abs=1e-4)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["val_loss"] < math.log(2)
+    last = pointed(run, "last")
+    assert last is not None
+    weights = load_model(last).state_dict()
+    shutil.rmtree(last)
+    assert cli("train", "--resume", "kind").code == 0
+    again = load_model(last).state_dict()
+    assert all(torch.equal(again[name], weights[name]) for name in weights)
+    assert "No text can be replayed" in cli("tune", "base", "pairs.jsonl", "--replay", "0.2").err
 
 
 def test_it_stops_when_validation_gets_worse(cli: Cli, workplace: Path, base: Path) -> None:

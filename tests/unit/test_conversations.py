@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from gpt2.config.schema import DataSettings
-from gpt2.corpus.conversations import Conversation, Conversations, Fields, Message, open_conversations
+from gpt2.corpus.conversations import Conversations, open_conversations
+from gpt2.corpus.fields import Conversation, Fields, Message
 from gpt2.errors import UserError
 
 
@@ -15,7 +16,8 @@ def opened(path: Path, fields: Fields = Fields(), **settings: object) -> Convers
 
 
 def read(path: Path, fields: Fields = Fields()) -> list[Conversation]:  # noqa: B008
-    return [conversation for _, conversation in opened(path, fields).read() if conversation is not None]
+    """The conversations of a file that has one in each record."""
+    return [conversation for _, sample in opened(path, fields).read() if sample for (conversation,) in [sample]]
 
 
 def written(folder: Path, name: str, text: str) -> Path:
@@ -83,7 +85,7 @@ def test_what_has_no_question_or_no_answer_is_counted_and_left_out(tmp_path: Pat
     path = written(tmp_path, "t.csv", "question,answer\na,b\n,b\na,\n,\n")
     conversations = opened(path)
     assert len(list(conversations.read())) == 1
-    assert conversations.counts == {"conversations without a question and an answer": 3}
+    assert conversations.counts == {"answers without a question": 1, "conversations without an answer": 2}
 
 
 @pytest.mark.parametrize(
@@ -130,11 +132,40 @@ def test_rows_are_split_by_the_text_that_the_base_made_of_them(tmp_path: Path) -
 
 def test_the_embedded_rows_come_with_the_texts_that_they_were_split_among() -> None:
     pairs = list(open_conversations(["python-docs"], Fields(), DataSettings()).read())
-    rows = [(document, conversation) for document, conversation in pairs if conversation is not None]
+    rows = [(document, sample[0]) for document, sample in pairs if sample is not None]
     assert len(rows) > 3000
     assert len(pairs) > len(rows)
     document, conversation = rows[0]
     assert document.text == f"Q: {conversation[0].content}\nA: {conversation[1].content}"
+
+
+PAIRS = [
+    {"prompt": "a", "output": "x", "chosen": "good", "rejected": "bad"},
+    {"prompt": "b", "output": "y", "chosen": "same", "rejected": "same"},
+    {"prompt": "c", "output": "z", "chosen": "good", "rejected": ""},
+]
+
+
+def test_two_answers_are_found_and_the_better_one_comes_first(tmp_path: Path) -> None:
+    path = written(tmp_path, "t.jsonl", "\n".join(map(json.dumps, PAIRS)))
+    found = opened(path)
+    assert found.preferences
+    assert "response = chosen, rejected = rejected" in found.notes[0] and "preferred" in found.notes[0]
+    asked = Message("user", "a")
+    assert [sample for _, sample in found.read()] == [
+        ((asked, Message("assistant", "good")), (asked, Message("assistant", "bad")))
+    ]
+    assert found.counts == {"pairs of equal answers": 1, "conversations without an answer": 1}
+    assert not opened(path, Fields(response="output")).preferences
+    assert opened(path, Fields(response="output", rejected="rejected")).preferences
+
+
+def test_answers_and_preferences_are_not_learned_together(tmp_path: Path) -> None:
+    pairs = written(tmp_path, "pairs.jsonl", json.dumps(PAIRS[0]))
+    plain = written(tmp_path, "plain.csv", "question,answer\na,b\n")
+    with pytest.raises(UserError, match=r"pairs\.jsonl") as caught:
+        open_conversations([str(pairs), str(plain)], Fields(), DataSettings())
+    assert "two runs" in caught.value.fix
 
 
 def test_a_fingerprint_changes_with_the_fields(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from gpt2.chat.prepare import prepare_conversations
 from gpt2.chat.template import conversation_ids
 from gpt2.config.schema import DataSettings
-from gpt2.corpus.conversations import Fields, Message, open_conversations
+from gpt2.corpus.conversations import open_conversations
+from gpt2.corpus.fields import Fields, Message
 from gpt2.corpus.prepare import Prepared, open_prepared
 from gpt2.corpus.shards import TokenShards
 from gpt2.data.conversations import ConversationLoader, ConversationRows, answer_targets, conversation_batches

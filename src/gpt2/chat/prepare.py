@@ -1,5 +1,7 @@
 """Conversations → tokens on disk: the shards of `corpus/prepare.py`, each document a conversation with its marks.
 
+Of two answers to choose from, each has a document: the better one first.
+
     runs/.prepared/FINGERPRINT/   train-00000.bin …  validation-00000.bin …  tokenizer.json  MANIFEST.json
 
 What of it is to be learned is not stored: it follows from the marks of speakers, which no text can spell.
@@ -18,9 +20,10 @@ import numpy as np
 from gpt2.chat.template import conversation_ids
 from gpt2.config.schema import DataSettings
 from gpt2.console import progress
-from gpt2.corpus.conversations import Conversation, Conversations
+from gpt2.corpus.conversations import Conversations
 from gpt2.corpus.doctor import Part, Stats
 from gpt2.corpus.document import Document
+from gpt2.corpus.fields import Sample
 from gpt2.corpus.prepare import SIDES, Prepared, open_prepared
 from gpt2.corpus.shards import ShardWriter
 from gpt2.corpus.split import ALL_TRAIN, ALL_VALIDATE, FEW, Scan, Side, Split, plan_split, scan, summary_of_lengths
@@ -40,12 +43,12 @@ class _Stream:
     found: Scan
     split: Split
 
-    def sides(self) -> Iterator[tuple[Side, Document, Conversation]]:
-        """The conversations with their sides: whole ones, by the hash of their text."""
-        for number, (document, conversation) in enumerate(self.conversations.read()):
-            if conversation is not None:
+    def sides(self) -> Iterator[tuple[Side, Sample]]:
+        """Each record's conversations with their side, by the hash of their text."""
+        for number, (_, sample) in enumerate(self.conversations.read()):
+            if sample is not None:
                 validating = int(self.found.hashes[number]) <= self.split.threshold
-                yield "validation" if validating else "train", document, conversation
+                yield "validation" if validating else "train", sample
 
 
 def fingerprint(
@@ -152,26 +155,27 @@ def _encode(
     lengths = []
     with progress("Encoding", sum(len(stream.found.hashes) for stream in streams)) as advance:
         for stream in streams:
-            for side, _, conversation in stream.sides():
+            for side, sample in stream.sides():
                 advance(1)
-                ids = conversation_ids(conversation, tokenizer)
-                if len(ids) > context_length + 1:  # the last one is a target only
-                    opening = itertools.takewhile(lambda message: message.role != "assistant", conversation)
+                rows = [conversation_ids(conversation, tokenizer) for conversation in sample]
+                if max(map(len, rows)) > context_length + 1:  # the last one is a target only
+                    opening = itertools.takewhile(lambda message: message.role != "assistant", sample[0])
                     begins = len(conversation_ids(list(opening), tokenizer)) + 1
                     if begins > context_length:
                         counts["left out, as their answer would begin beyond it"] += 1
                         continue
                     counts["cut at the context's end"] += 1
-                    ids = ids[: context_length + 1]
-                writers[side].add_document([np.array(ids)])
-                text = "".join(message.content for message in conversation)
+                    rows = [ids[: context_length + 1] for ids in rows]
+                for ids in rows:
+                    writers[side].add_document([np.array(ids)])
+                text = "".join(message.content for conversation in sample for message in conversation)
                 lengths.append(len(text))
                 part = parts[side]
                 parts[side] = Part(
                     part.documents + 1,
                     part.characters + len(text),
                     part.text_bytes + len(text.encode("utf-8", "surrogatepass")),
-                    part.tokens + len(ids),
+                    part.tokens + sum(map(len, rows)),
                 )
             for what, count in stream.conversations.counts.items():
                 counts[what] = counts.get(what, 0) + count

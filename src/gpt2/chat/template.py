@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gpt2.corpus.conversations import Message
+from gpt2.corpus.fields import Message
 from gpt2.corpus.tables.template import parse_template
 from gpt2.tokenizer.base import Tokenizer
 from gpt2.tokenizer.roles import Roles, roles_of

@@ -207,6 +207,9 @@ class TuningSettings(Section):
     response: str | None = None
     context: str | None = None
     system: str | None = None
+    rejected: str | None = None
+    preferences: bool = Field(default=False, description="whether the sources have two answers to choose from")
+    beta: Positive = 0.1
     replay: Share = 0.0
     lora: LoraSettings = Field(default_factory=LoraSettings)
 

@@ -26,6 +26,8 @@ RATE_SHARE = 0.3
 """Of the rate that trains from scratch: docs/experiments.md."""
 LORA_RATE_SHARE = 1.0
 """The same for LoRA."""
+PREFERENCE_RATE_SHARE = 0.1
+"""Of these, for preferences."""
 
 
 class ConversationSettings(Section):
@@ -86,6 +88,14 @@ class TuneSettings(Section):
     response: str | None = Field(default=None, description="column of the answers; else guessed, and said")
     context: str | None = Field(default=None, description="column that stands below the question; else guessed")
     system: str | None = Field(default=None, description="column of system messages; else guessed")
+    rejected: str | None = Field(
+        default=None,
+        description="column of worse answers, where the responses are better ones: preferences are learned (DPO); else "
+        "guessed from columns named chosen and rejected",
+    )
+    beta: Positive = Field(
+        default=0.1, description="of preferences: how dear it is to leave the base; the smaller, the further it goes"
+    )
     replay: Share | None = Field(
         default=None,
         description="share of each step's rows that is text the base was trained on, against forgetting; else 0.125 "
@@ -118,7 +128,9 @@ def as_run(settings: TuneSettings) -> Settings:
     )
 
 
-def resolve_rates(optim: OptimSettings, n_embd: int, base: str | None, low_rank: bool) -> OptimSettings:
+def resolve_rates(
+    optim: OptimSettings, n_embd: int, base: str | None, low_rank: bool, preferences: bool
+) -> OptimSettings:
     """The optimizer that the base was trained with, at a share of the rates that train from scratch.
 
     Args:
@@ -126,6 +138,7 @@ def resolve_rates(optim: OptimSettings, n_embd: int, base: str | None, low_rank:
         n_embd: the model's width.
         base: name of the base's optimizer; None: not known, as of a model from elsewhere.
         low_rank: whether LoRA's products are learned. AdamW then moves them, at the whole rate: they begin at nothing.
+        preferences: whether preferences are learned: at a fraction of the rate, as answers that are already spoken.
 
     Raises:
         ConfigError: Muon is to move products of LoRA.
@@ -133,11 +146,11 @@ def resolve_rates(optim: OptimSettings, n_embd: int, base: str | None, low_rank:
     if low_rank and optim.name == "muon":
         raise ConfigError("Muon makes all directions of a step equal; LoRA has few.", "Leave --optim.name out.")
     name = (base or "adamw") if optim.name == "auto" and not low_rank else optim.name.replace("auto", "adamw")
-    share = LORA_RATE_SHARE if low_rank else RATE_SHARE
+    share = (LORA_RATE_SHARE if low_rank else RATE_SHARE) * (PREFERENCE_RATE_SHARE if preferences else 1.0)
     return optim.model_copy(
         update={
             "name": name,
             "lr": optim.lr or float(f"{share * resolve_learning_rate(n_embd, beside_muon=False):.2g}"),
-            "matrix_lr": optim.matrix_lr or 0.05 * RATE_SHARE,
+            "matrix_lr": optim.matrix_lr or 0.05 * share,
         }
     )

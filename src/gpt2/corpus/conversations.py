@@ -4,66 +4,25 @@ import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, cast, get_args
 
 from gpt2.config.schema import DataSettings
 from gpt2.corpus import python_docs
 from gpt2.corpus.document import Document, reading
+from gpt2.corpus.fields import Conversation, Fields, Message, Sample, Speaker, guess_fields
 from gpt2.corpus.python_docs import EMBEDDED
 from gpt2.corpus.sources import SourceFile, embedded_file, missing
-from gpt2.corpus.tables.columns import judge_columns
 from gpt2.corpus.tables.records import LINE_LIMIT
 from gpt2.corpus.tables.table import Table, open_table
 from gpt2.corpus.tables.template import Bound, parse_template
 from gpt2.corpus.texts import examine
 from gpt2.errors import ConfigError, DataError
 
-Speaker = Literal["system", "user", "assistant"]
 _RULES = 1  # goes up when the same files and settings give other conversations than before
 _LOOK = 200  # records that are looked at to guess what their fields are
-
-# What tables call their columns, the surest name first.
-_NAMES: dict[str, tuple[str, ...]] = {
-    "prompt": ("prompt", "question", "instruction", "query", "request", "user", "message", "title", "input", "q"),
-    "response": ("response", "answer", "output", "completion", "reply", "assistant", "target", "chosen", "a"),
-    "context": ("input", "context"),
-    "system": ("system", "system_prompt"),
-}
-
-
-class Message(NamedTuple):
-    """What one speaker said in one turn."""
-
-    role: Speaker
-    content: str
-
-
-Conversation = tuple[Message, ...]
-"""Messages in their order; it ends with an answer."""
-
-
-class Fields(NamedTuple):
-    """Which column of a table, or key of a JSON object, holds what."""
-
-    prompt: str | None = None
-    response: str | None = None
-    context: str | None = None
-    """Stands below the prompt, after an empty line, where it is not empty."""
-    system: str | None = None
-
-    def conversation(self, row: Mapping[str, str]) -> Conversation:
-        """The question and answer of a row; empty messages are left out."""
-        said = {name: row.get(key, "").strip() if key else "" for name, key in self._asdict().items()}
-        asked = "\n\n".join(part for part in (said["prompt"], said["context"]) if part)
-        turns: list[tuple[Speaker, str]] = [
-            ("system", said["system"]),
-            ("user", asked),
-            ("assistant", said["response"]),
-        ]
-        return tuple(Message(role, content) for role, content in turns if content)
 
 
 @dataclass(frozen=True)
@@ -93,8 +52,13 @@ class Conversations:
         """The files, as for a run on text."""
         return tuple(each.file for each in self.opened)
 
-    def read(self) -> Iterator[tuple[Document, Conversation | None]]:
-        """Yield each conversation with its text, by whose hash it is split; every call reads anew.
+    @property
+    def preferences(self) -> bool:
+        """Whether there are two answers to each question, of which the first is preferred."""
+        return any(each.fields is not None and each.fields.rejected is not None for each in self.opened)
+
+    def read(self) -> Iterator[tuple[Document, Sample | None]]:
+        """Yield each record's conversations with its text, by whose hash it is split; every call reads anew.
 
         The embedded documents that are no conversation come along, so that the same ones validate as in a run on text.
 
@@ -104,12 +68,16 @@ class Conversations:
         counts: Counter[str] = Counter()
         found = 0
         for each in self.opened:
-            for document, conversation in _records(each, counts):
-                if conversation is None or (len(conversation) > 1 and conversation[-1].role == "assistant"):
-                    found += conversation is not None
-                    yield document, conversation
+            for document, sample in _records(each, counts):
+                if sample is not None and not all(said and said[-1].role == "assistant" for said in sample):
+                    counts["conversations without an answer"] += 1
+                elif sample is not None and min(map(len, sample)) < 2:
+                    counts["answers without a question"] += 1
+                elif sample is not None and len(sample) > len(set(sample)):
+                    counts["pairs of equal answers"] += 1
                 else:
-                    counts["conversations without a question and an answer"] += 1
+                    found += sample is not None
+                    yield document, sample
         self.counts.clear()
         self.counts.update(counts)
         if not found:
@@ -148,6 +116,12 @@ def open_conversations(
         each, note = _open(path, fields, settings, template)
         opened.append(each)
         notes.append(note)
+    pairs = [str(each.file.path) for each in opened if each.fields is not None and each.fields.rejected is not None]
+    if 0 < len(pairs) < len(opened):
+        raise DataError(
+            f"Some files have two answers to choose from ({', '.join(pairs)}), others have one.",
+            "Tune on answers first, then on preferences: two runs, the second one with the first as its base.",
+        )
     return Conversations(tuple(opened), tuple(notes), template)
 
 
@@ -177,56 +151,18 @@ def _open(path: str, fields: Fields, settings: DataSettings, template: str | Non
         if template is not None:
             with contextlib.suppress(ConfigError):
                 bound = parse_template(template).bind(names, path)
-    chosen = None if "messages" in names and not any(fields) else _guess(fields, names, sample, str(where))
+    chosen = None if "messages" in names and not any(fields) else guess_fields(fields, names, sample, str(where))
     what = "messages" if chosen is None else ", ".join(f"{n} = {v}" for n, v in chosen._asdict().items() if v)
     details = {} if table is None else {"separator": table.separator, "header": table.header}
     file = SourceFile(where, "conversations", examined.size, examined.sha256, examined.encoding, details)
     asked = chosen is not None and not (fields.prompt and fields.response)
     guessed = " (a guess: --prompt and --response say it otherwise)" if asked else ""
+    if chosen is not None and chosen.rejected:
+        what += "; of two answers, the response is preferred"
     return Opened(file, chosen, table, bound), f"{where}: {what}{guessed}."
 
 
-def _guess(fields: Fields, names: Sequence[str], sample: list[list[str]], path: str) -> Fields:
-    """Fill what the user left open: by the names of the fields, else the two that hold text, in their order.
-
-    Raises:
-        ConfigError: a named field is not there.
-        DataError: no two fields could be a question and an answer.
-    """
-    for option, name in fields._asdict().items():
-        if name is not None and name not in names:
-            raise ConfigError(f"{path} has no {name!r} for --{option}.", f"It has: {', '.join(names)}.")
-    taken = {name for name in fields if name is not None}
-    found: dict[str, str | None] = fields._asdict()
-
-    def named(role: str) -> str | None:
-        for wanted in _NAMES[role]:
-            for name in names:
-                if name.lower() == wanted and name not in taken:
-                    taken.add(name)
-                    return name
-        return None
-
-    for role in ("response", "prompt"):
-        found[role] = found[role] or named(role)
-    if found["prompt"] is None or found["response"] is None:
-        text = [
-            judged.column for judged in judge_columns(names, sample) if judged.picked and judged.column not in taken
-        ]
-        for role in ("prompt", "response"):
-            if found[role] is None and text:
-                found[role] = text.pop(0)
-    if found["prompt"] is None or found["response"] is None:
-        raise DataError(
-            f"{path}: which of {', '.join(names)} is the question and which the answer?",
-            "Say it: --prompt NAME --response NAME.",
-        )
-    for role in ("context", "system"):
-        found[role] = found[role] or named(role)
-    return Fields(**found)
-
-
-def _records(opened: Opened, counts: Counter[str]) -> Iterator[tuple[Document, Conversation | None]]:
+def _records(opened: Opened, counts: Counter[str]) -> Iterator[tuple[Document, Sample | None]]:
     path = str(opened.file.path)
     if opened.file.kind == "embedded":
         for name, text in python_docs.text_documents():
@@ -235,25 +171,25 @@ def _records(opened: Opened, counts: Counter[str]) -> Iterator[tuple[Document, C
         for name, question, answer in python_docs.question_answer_rows():
             text = python_docs.QA_TEMPLATE.format(question=question, answer=answer)
             row = {"question": question, "answer": answer}
-            yield Document(f"{path}: {name}", None, (text,)), opened.fields.conversation(row)
+            yield Document(f"{path}: {name}", None, (text,)), opened.fields.sample(row)
     elif opened.table is not None:
         assert opened.fields is not None
         for number, cells in opened.table.cells(counts):
-            conversation = opened.fields.conversation(dict(zip(opened.table.columns, cells, strict=True)))
-            text = opened.template.render(cells) if opened.template else _text(conversation)
-            yield Document(path, number, (text,)), conversation
+            sample = opened.fields.sample(dict(zip(opened.table.columns, cells, strict=True)))
+            text = opened.template.render(cells) if opened.template else _text(sample)
+            yield Document(path, number, (text,)), sample
     else:
         for number, value in _objects(opened.file.path, opened.file.encoding):
             where = f"{path}, line {number:,}"
             if opened.fields is None:
-                conversation = _messages(value.get("messages"), where)
+                sample: Sample = (_messages(value.get("messages"), where),)
             else:
-                conversation = opened.fields.conversation(_strings(value, opened.fields, where))
-            yield Document(path, number, (_text(conversation),)), conversation
+                sample = opened.fields.sample(_strings(value, opened.fields, where))
+            yield Document(path, number, (_text(sample),)), sample
 
 
-def _text(conversation: Conversation) -> str:
-    return "\n".join(message.content for message in conversation)
+def _text(sample: Sample) -> str:
+    return "\n".join(message.content for conversation in sample for message in conversation)
 
 
 def _objects(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -78,13 +78,36 @@ class ConversationRows:
             inputs[row, : len(ids) - 1], targets[row, : len(ids) - 1] = ids[:-1], answer_targets(ids, self.roles)
         return torch.from_numpy(inputs), torch.from_numpy(targets)
 
+    def counted(self, targets: Tensor) -> int:
+        """How many terms of the loss targets give."""
+        return int((targets != IGNORED).sum())
 
-def conversation_batches(rows: ConversationRows, batch_size: int) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Every conversation once, shortest first: inputs and targets (B, T), and the number of targets that count."""
+
+class Rows(Protocol):
+    """What a loader makes batches of: `ConversationRows`, or `gpt2.data.preferences.PreferenceRows`."""
+
+    tokens: ConversationTokens
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of some of them, as long as the longest."""
+        ...
+
+    def counted(self, targets: Tensor) -> int:
+        """How many terms of the loss targets give."""
+        ...
+
+
+def conversation_batches(rows: Rows, batch_size: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Every row once, shortest first: inputs, targets, and the number of terms of the loss."""
     order = np.argsort(rows.lengths, kind="stable")
     for first in range(0, len(rows), batch_size):
         inputs, targets = rows.batch(order[first : first + batch_size])
-        yield inputs, targets, int((targets != IGNORED).sum())
+        yield inputs, targets, rows.counted(targets)
 
 
 class ConversationLoader:
@@ -95,7 +118,7 @@ class ConversationLoader:
     model was trained on before, as long as the batch's longest conversation, against its forgetting.
 
     Args:
-        rows: the conversations.
+        rows: the conversations, or pairs of them (then without text).
         batch_size: rows of an optimizer step, over all ranks.
         seed: of the order.
         text: the running text; None: there is none.
@@ -109,7 +132,7 @@ class ConversationLoader:
 
     def __init__(
         self,
-        rows: ConversationRows,
+        rows: Rows,
         batch_size: int,
         seed: int,
         text: FingerprintedTokens | None = None,

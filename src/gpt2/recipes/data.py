@@ -7,8 +7,9 @@ from pathlib import Path
 from gpt2.chat.prepare import prepare_conversations
 from gpt2.config.schema import Settings, TuningSettings
 from gpt2.console import say, table, warn
-from gpt2.corpus.conversations import Conversations, Fields, open_conversations
+from gpt2.corpus.conversations import Conversations, open_conversations
 from gpt2.corpus.doctor import Report, examine
+from gpt2.corpus.fields import Fields
 from gpt2.corpus.prepare import Prepared, prepare
 from gpt2.corpus.python_docs import EMBEDDED
 from gpt2.corpus.sources import Sources, find_in_folder, open_sources
@@ -65,7 +66,7 @@ def prepare_data(settings: Settings, root: Path) -> tuple[Prepared, Sources | Co
 
 
 def _prepare_conversations(settings: Settings, tuning: TuningSettings, root: Path) -> tuple[Prepared, Conversations]:
-    fields = Fields(tuning.prompt, tuning.response, tuning.context, tuning.system)
+    fields = Fields(tuning.prompt, tuning.response, tuning.context, tuning.system, tuning.rejected)
     opened = [
         open_conversations(paths, fields, settings.data, tuning.template)
         for paths in (settings.sources, settings.data.validation_source)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gpt2.config.schema import Settings
 from gpt2.corpus.doctor import Report, examine
@@ -23,6 +23,7 @@ from gpt2.recipes import showing
 from gpt2.recipes.data import show
 from gpt2.runtime import derive_seed
 from gpt2.training import trainer
+from gpt2.training.loss import NextTokenLoss
 from gpt2.weights.huggingface import load_model
 
 
@@ -31,6 +32,10 @@ class Task(Protocol):
 
     def model(self, saved: Path | None) -> GPT2:
         """The model as a checkpoint of the run has it, or before its first step."""
+        ...
+
+    def objective(self, model: GPT2) -> nn.Module:
+        """Inputs and targets → the sum of the loss, and over how much."""
         ...
 
     def loader(self) -> trainer.Loader:
@@ -74,6 +79,10 @@ class Pretraining:
         model = GPT2(model_config(self.settings, self.prepared))
         model.init_weights(torch.Generator().manual_seed(derive_seed(self.settings.train.seed, "weights")))
         return model
+
+    def objective(self, model: GPT2) -> nn.Module:
+        """Each token from those before it."""
+        return NextTokenLoss(model)
 
     def loader(self) -> Loader:
         """Windows in a keyed order."""

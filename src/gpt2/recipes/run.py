@@ -39,7 +39,6 @@ from gpt2.training.display import Display
 from gpt2.training.fit import Outcome, Progress, Rhythm, fit
 from gpt2.training.guard import Guard
 from gpt2.training.interrupt import StopRequest
-from gpt2.training.loss import NextTokenLoss
 from gpt2.training.metrics import MetricsFile, Record, cut_back
 from gpt2.training.pace import Pace
 from gpt2.training.saver import Saver
@@ -76,7 +75,7 @@ def run(job: Job) -> None:
 
     task = _task(job)
     model = task.model(job.resumed).to(device)
-    objective = NextTokenLoss(model)
+    objective = task.objective(model).to(device)
     precision = functools.partial(autocast, train.precision, device)
     laid_out = spread(objective, model.h, world, settings.distributed.strategy, train.precision)
     forward = torch.compile(laid_out.forward) if train.compile else laid_out.forward

@@ -9,6 +9,7 @@ import torch
 from gpt2.config.schema import Settings, TuningSettings
 from gpt2.config.tuning import TuneSettings, as_run, resolve_rates
 from gpt2.console import say, warn
+from gpt2.corpus.conversations import Conversations
 from gpt2.distributed import World, joined, world_from_environment
 from gpt2.errors import ConfigError
 from gpt2.files import read_json, write_json
@@ -17,6 +18,7 @@ from gpt2.recipes.data import absolute, prepare_data
 from gpt2.recipes.settled import settled
 from gpt2.recipes.tuning import Tuning
 from gpt2.runtime import pick_device
+from gpt2.tokenizer.roles import roles_of
 from gpt2.tokenizer.store import load_tokenizer
 from gpt2.training import checkpoint
 from gpt2.training.checkpoint import OpenedCheckpoint
@@ -61,7 +63,8 @@ def _begin(
         update={"sources": absolute(given.sources), "run": folder.name}
     )
     prepared, opened = prepare_data(settings, checkpoint.RUNS / ".prepared")
-    if not settings.tuning or not settings.tuning.replay:
+    settings = _for_kind(settings, given, base, preferences=isinstance(opened, Conversations) and opened.preferences)
+    if settings.tuning and not settings.tuning.preferences and not settings.tuning.replay:
         say("Nothing of the base's own text is replayed: it will forget some of what it knows.", style="dim")
     rows = Tuning(folder, settings, prepared, world).loader().batches_per_epoch * settings.train.batch_size
     settings = settled(settings, prepared, rows, world, device)
@@ -99,9 +102,6 @@ def _with_base(settings: Settings, given: TuneSettings, base: OpenedCheckpoint) 
         update={
             "tokenizer": tokenizer.name,
             "model": settings.model.model_copy(update={**shape, "dropout": given.dropout}),
-            "optim": resolve_rates(
-                settings.optim, sizes.n_embd, trained.get("optim", {}).get("name"), low_rank=given.lora.rank > 0
-            ),
             "tuning": TuningSettings(
                 base=str(base.folder.absolute()),
                 tokenizer=tokenizer.fingerprint(),
@@ -111,8 +111,34 @@ def _with_base(settings: Settings, given: TuneSettings, base: OpenedCheckpoint) 
                 response=given.response,
                 context=given.context,
                 system=given.system,
+                rejected=given.rejected,
+                beta=given.beta,
                 replay=replay,
                 lora=given.lora,
+            ),
+        }
+    )
+
+
+def _for_kind(settings: Settings, given: TuneSettings, base: OpenedCheckpoint, preferences: bool) -> Settings:
+    """The settings with what depends on what is learned: answers, or preferences."""
+    assert settings.tuning and settings.model.n_embd
+    tuning = settings.tuning
+    if preferences and given.replay:
+        raise ConfigError("No text can be replayed among pairs of answers.", "Leave --replay out.")
+    if preferences and given.distributed.strategy == "fsdp":
+        raise ConfigError(
+            "Learning preferences keeps the weights whole in each process.", "Choose --distributed.strategy ddp."
+        )
+    if preferences and roles_of(load_tokenizer(base.folder)) is None:
+        warn(f"{given.base} has not learned to answer yet: tune it on answers first, then on preferences.")
+    before = base.settings.get("settings", {}).get("optim", {}).get("name")
+    low_rank = given.lora.rank > 0
+    return settings.model_copy(
+        update={
+            "optim": resolve_rates(settings.optim, settings.model.n_embd, before, low_rank, preferences),
+            "tuning": tuning.model_copy(
+                update={"preferences": preferences, "replay": 0.0 if preferences else tuning.replay}
             ),
         }
     )

@@ -17,6 +17,7 @@ from gpt2.corpus.prepare import Prepared
 from gpt2.corpus.shards import TokenShards
 from gpt2.data.conversations import ConversationLoader, ConversationRows, answer_targets, conversation_batches
 from gpt2.data.dataset import IGNORED, evaluation_windows
+from gpt2.data.preferences import PreferenceRows
 from gpt2.distributed import World
 from gpt2.evaluation.loss import mean_loss
 from gpt2.files import read_json, write_json
@@ -34,6 +35,7 @@ from gpt2.tokenizer.store import load_tokenizer
 from gpt2.training import checkpoint
 from gpt2.training.loss import NextTokenLoss
 from gpt2.training.metrics import elapsed, read_metrics
+from gpt2.training.preference import PreferenceLoss
 from gpt2.weights.grow import with_more_ids
 from gpt2.weights.huggingface import load_model
 
@@ -57,14 +59,15 @@ class Tuning:
         assert self.settings.tuning is not None
         return self.settings.tuning
 
-    def rows(self, part: str) -> ConversationRows:
+    def rows(self, part: str) -> ConversationRows | PreferenceRows:
         """The conversations of the training or validation part."""
         roles = roles_of(self.prepared.tokenizer)
         assert roles is not None, "prepared conversations have a tokenizer with marks"
-        return ConversationRows(TokenShards(self.prepared.folder, part), roles)
+        kind = PreferenceRows if self.tuning.preferences else ConversationRows
+        return kind(TokenShards(self.prepared.folder, part), roles)
 
     @cached_property
-    def validating(self) -> ConversationRows:
+    def validating(self) -> ConversationRows | PreferenceRows:
         """The conversations of the validation part."""
         return self.rows("validation")
 
@@ -73,17 +76,30 @@ class Tuning:
         lora, dropout = self.tuning.lora, self.settings.model.dropout
         if saved is not None and not lora.rank:
             return load_model(saved, dropout=dropout)
-        base = Path(self.tuning.base)
-        model = load_model(base, dropout=dropout)
-        first = self.prepared.tokenizer.vocab_size - len(self.validating.roles.all)
-        if roles_of(load_tokenizer(base)) is None:
-            model = with_more_ids(model, first, self.prepared.tokenizer.vocab_size)
+        model = self._base(dropout)
         if lora.rank:
             generator = torch.Generator().manual_seed(derive_seed(self.settings.train.seed, "weights"))
-            model = with_low_rank(model, lora.rank, lora.alpha or 2.0 * lora.rank, first, generator)
+            model = with_low_rank(model, lora.rank, lora.alpha or 2.0 * lora.rank, self._first_mark, generator)
             if saved is not None:
                 restore_weights(model, saved)
         return model
+
+    @property
+    def _first_mark(self) -> int:
+        return min(self.validating.roles.all)
+
+    def _base(self, dropout: float) -> GPT2:
+        base = Path(self.tuning.base)
+        model = load_model(base, dropout=dropout)
+        if roles_of(load_tokenizer(base)) is None:
+            model = with_more_ids(model, self._first_mark, self.prepared.tokenizer.vocab_size)
+        return model
+
+    def objective(self, model: GPT2) -> NextTokenLoss | PreferenceLoss:
+        """Each token of answers from those before it; or which of two answers is preferred."""
+        if self.tuning.preferences:
+            return PreferenceLoss(model, self._base(dropout=0.0), self.tuning.beta)
+        return NextTokenLoss(model)
 
     def loader(self) -> ConversationLoader:
         """Conversations in a keyed order, and a share of the base's text among them."""
@@ -105,18 +121,22 @@ class Tuning:
         if new:
             write_json(self.folder / "report.json", {"stats": stats.to_json(), "parameters": parameters(model.config)})
             parts = [_counted(self.rows("train")), _counted(self.validating)]
-            table("Conversations", [(name, *(part[name] for part in parts)) for name in parts[0]], _COLUMNS)
+            rows = [(name, *(part[name] for part in parts)) for name in parts[0]]
+            table("Pairs of answers" if self.tuning.preferences else "Conversations", rows, _COLUMNS)
             say(f"Validation: {stats.split}. Tokenizer: {stats.tokenizer} and 4 marks of speakers.", style="dim")
         optim, steps = self.settings.optim, train.steps or 0
         size = f"{parameters(model.config):,} parameters"
         if self.tuning.lora.rank:
-            learned = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-            size += f", of them {learned:,} learned (LoRA of rank {self.tuning.lora.rank})"
+            thin = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+            size += f", of them {thin:,} learned (LoRA of rank {self.tuning.lora.rank})"
+        learned = "Only answers are learned."
+        if self.tuning.preferences:
+            learned = f"The better one of two answers is to become likelier (DPO, beta {self.tuning.beta:g})."
         replay = f"; {self.tuning.replay:.1%} of the rows are the base's own text" if self.tuning.replay else ""
         say(
             f"Tuning {self.tuning.base}: {size}. {steps:,} steps of "
             f"{train.batch_size} rows ({steps / batches:.1f} epochs){replay}; {optim.name} at {optim.lr:g}, "
-            f"{self.settings.schedule.name}, {train.precision} on {device}. Only answers are learned.",
+            f"{self.settings.schedule.name}, {train.precision} on {device}. {learned}",
             style="dim",
         )
 
@@ -159,9 +179,15 @@ class Tuning:
         best = checkpoint.validation_loss(best_folder) if best_folder else math.inf
         best_step = checkpoint.step_of(best_folder) or 0 if best_folder else 0
         records = read_metrics(self.folder / "metrics.jsonl")
-        rows = [("answers' validation loss, nats a token", f"{best:.4f}")]
+        if self.tuning.preferences:
+            rows = [("validation loss, nats a pair", f"{best:.4f}")]
+        else:
+            rows = [("answers' validation loss, nats a token", f"{best:.4f}")]
         rows += [(f"  {name}", f"{loss:.4f}") for name, loss in references.items()]
-        rows += [("perplexity", f"{math.exp(min(best, 700)):.2f}")]
+        if self.tuning.preferences and best_folder is not None:
+            rows += [("pairs in the right order, more than before", f"{self._rightly_ordered(best_folder):.1%}")]
+        elif not self.tuning.preferences:
+            rows += [("perplexity", f"{math.exp(min(best, 700)):.2f}")]
         if self.tuning.text and best_folder is not None:
             losses = [self._text_loss(load_model(folder)) for folder in (Path(self.tuning.base), best_folder)]
             rows += [("loss on the base's text, before and after", f"{losses[0]:.3f}, {losses[1]:.3f}")]
@@ -173,6 +199,14 @@ class Tuning:
         table(f"Run {self.folder.name}, {outcome}", rows, ("best checkpoint", ""))
         say(f"Curves: {self.folder}/loss.png   Weights: {self.folder}/best (a Hugging Face folder)")
         say(f"Next: gpt2 chat {self.folder}", style="bold")
+
+    @torch.no_grad()
+    def _rightly_ordered(self, folder: Path) -> float:
+        """The share of the validation part's pairs that a checkpoint prefers rightly, more than the base did."""
+        objective = self.objective(load_model(folder))
+        assert isinstance(objective, PreferenceLoss)
+        margins = [objective.margins(inputs, targets) for inputs, targets, _ in self.validation(8)]
+        return (torch.cat(margins) > 0).float().mean().item()
 
     def _text_loss(self, model: GPT2) -> float:
         """Mean loss over some of the text that the base validated on."""
@@ -186,11 +220,12 @@ class Tuning:
 _COLUMNS = ("", "training", "validation")
 
 
-def _counted(rows: ConversationRows) -> dict[str, str]:
+def _counted(part: ConversationRows | PreferenceRows) -> dict[str, str]:
     """What is in a part, for the table."""
+    rows = part.answers if isinstance(part, PreferenceRows) else part
     answers = sum(int((answer_targets(rows.ids(index), rows.roles) != IGNORED).sum()) for index in range(len(rows)))
     return {
-        "conversations": f"{len(rows):,}",
+        "pairs" if isinstance(part, PreferenceRows) else "conversations": f"{len(part):,}",
         "tokens": f"{int(rows.lengths.sum()) + len(rows):,}",
         "of them answers": f"{answers:,}",
         "tokens of the longest": f"{int(rows.lengths.max()) + 1:,}",
