@@ -201,6 +201,7 @@ def test_a_folder_of_transformers_is_a_base(cli: Cli, workplace: Path, base: Pat
         (("tune", "base", "notes.txt"), "holds no conversations"),
         (("tune", "bose", "faq.csv"), "There is no run 'bose'"),
         (("tune", "no/such", "faq.csv"), "cannot be reached"),
+        (("tune", "runs/bose", "faq.csv"), "There is no run 'runs/bose'"),
         (("tune", "base", "faq.csv", "--run", "base"), "There is a run runs/base already"),
         (("tune", "base", "faq.csv", "--replay", "2"), "replay"),
         (("tune", "base", "faq.csv", "--lora.rank", "4", "--optim.name", "muon"), "Muon"),

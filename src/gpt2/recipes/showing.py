@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from gpt2.config.gpus import find_gpu
-from gpt2.config.schema import Settings
+from gpt2.config.schema import OptimSettings, Settings
 from gpt2.console import say, table, warn
 from gpt2.corpus.doctor import Report
 from gpt2.corpus.prepare import Prepared
@@ -33,8 +33,7 @@ from gpt2.training.plots import plot_run
 
 def announce(settings: Settings, report: Report, device: torch.device, world: World, validation: TokenShards) -> None:
     """One paragraph: what is about to be trained, on what, for how long."""
-    sizes, train, optim = settings.model, settings.train, settings.optim
-    rates = f"{optim.matrix_lr:g} and AdamW at {optim.lr:g}" if optim.name == "muon" else f"{optim.lr:g}"
+    sizes, train = settings.model, settings.train
     where = (
         f"{device}" if world.size == 1 else f"{world.size} processes ({settings.distributed.strategy}), {device.type}"
     )
@@ -42,7 +41,7 @@ def announce(settings: Settings, report: Report, device: torch.device, world: Wo
         f"Model: GPT-2 with {sizes.n_layer} layers, {sizes.n_head} heads, width {sizes.n_embd}, context "
         f"{sizes.context_length}: {report.parameters:,} parameters. Training: {train.steps:,} steps of "
         f"{train.batch_size} × {sizes.context_length} tokens ({report.epochs:.1f} epochs), "
-        f"{optim.name} at {rates}, {settings.schedule.name}, {train.precision} on {where}.",
+        f"{rates(settings.optim)}, {settings.schedule.name}, {train.precision} on {where}.",
         style="dim",
     )
     if len(validation) > train.eval_tokens:
@@ -51,6 +50,13 @@ def announce(settings: Settings, report: Report, device: torch.device, world: Wo
             "(--train.eval-tokens).",
             style="dim",
         )
+
+
+def rates(optim: OptimSettings) -> str:
+    """The optimizer and its peak rates, in words."""
+    return (
+        f"muon at {optim.matrix_lr:g} and AdamW at {optim.lr:g}" if optim.name == "muon" else f"adamw at {optim.lr:g}"
+    )
 
 
 def reference_lines(prepared: Prepared, validation: TokenShards) -> Baselines:

@@ -78,7 +78,8 @@ def _begin(
 
 def _find_base(name: str) -> OpenedCheckpoint:
     """A run, a checkpoint or a folder; else a model of the hub, fetched once."""
-    here = Path(name).exists() or (checkpoint.RUNS / name).exists()
+    # runs/NAME looks like a model of the hub, too; but where its first part is a folder, it is a slip of the fingers.
+    here = Path(name).exists() or (checkpoint.RUNS / name).exists() or ("/" in name and Path(name).parent.is_dir())
     if not here and is_hub_name(name):
         return checkpoint.open_checkpoint(str(fetch(name, checkpoint.RUNS / ".hub")))
     return checkpoint.open_checkpoint(name)

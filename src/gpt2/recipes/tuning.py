@@ -124,7 +124,7 @@ class Tuning:
             rows = [(name, *(part[name] for part in parts)) for name in parts[0]]
             table("Pairs of answers" if self.tuning.preferences else "Conversations", rows, _COLUMNS)
             say(f"Validation: {stats.split}. Tokenizer: {stats.tokenizer} and 4 marks of speakers.", style="dim")
-        optim, steps = self.settings.optim, train.steps or 0
+        steps = train.steps or 0
         size = f"{parameters(model.config):,} parameters"
         if self.tuning.lora.rank:
             thin = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -135,7 +135,7 @@ class Tuning:
         replay = f"; {self.tuning.replay:.1%} of the rows are the base's own text" if self.tuning.replay else ""
         say(
             f"Tuning {self.tuning.base}: {size}. {steps:,} steps of "
-            f"{train.batch_size} rows ({steps / batches:.1f} epochs){replay}; {optim.name} at {optim.lr:g}, "
+            f"{train.batch_size} rows ({steps / batches:.1f} epochs){replay}; {showing.rates(self.settings.optim)}, "
             f"{self.settings.schedule.name}, {train.precision} on {device}. {learned}",
             style="dim",
         )
