@@ -5,7 +5,8 @@
 RUN is any base that `gpt2 tune` takes, FILE its conversations. Both sides get fp32, AdamW at a constant rate without
 weight decay, clipping at 1, no dropout, no replayed text. transformers reads our batches, row for row, padded alike and
 with its attention mask. Needs `pip install transformers accelerate`. Prints the held-out loss of both, and the time of
-a step: its forward pass, backward pass and update (ours includes reading the next batch).
+a step: its forward pass, backward pass and update (ours includes reading the next batch). Seconds are CPU time of one
+thread, which other programs on the machine do not lengthen.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -41,7 +43,8 @@ def ours(base: str, file: str, steps: int, batch: int, rate: float) -> None:
     name = ["--run", "ours", "--replay", "0", "--dropout", "0", "--optim.weight-decay", "0", "--optim.name", "adamw"]
     rates = ["--optim.lr", str(rate), "--schedule.name", "constant", "--schedule.warmup", "0", "--train.patience", "99"]
     length = ["--train.steps", str(steps), "--train.eval-every", str(steps), "--train.batch-size", str(batch)]
-    main(["tune", base, file, *name, *rates, *length, "--train.sample-tokens", "0", "--train.precision", "fp32"])
+    with mock.patch("time.perf_counter", time.process_time):
+        main(["tune", base, file, *name, *rates, *length, "--train.sample-tokens", "0", "--train.precision", "fp32"])
 
 
 def theirs(task: Tuning, steps: int, folder: Path) -> tuple[Any, list[float]]:
@@ -61,10 +64,10 @@ def theirs(task: Tuning, steps: int, folder: Path) -> tuple[Any, list[float]]:
             self.seconds: list[float] = []
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.began = time.perf_counter()
+            self.began = time.process_time()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.seconds.append(time.perf_counter() - self.began)
+            self.seconds.append(time.process_time() - self.began)
 
     class InOrder(Trainer):
         def get_train_dataloader(self) -> Any:
@@ -111,6 +114,7 @@ def compare() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=5e-4)
     given = parser.parse_args()
+    torch.set_num_threads(1)
     base = os.path.abspath(given.base) if os.path.exists(given.base) else given.base
     file = os.path.abspath(given.file)
     with tempfile.TemporaryDirectory() as place:

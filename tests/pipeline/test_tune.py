@@ -145,6 +145,7 @@ def test_preferences_are_learned_and_resumed_to_the_bit(
     lines = [{"prompt": f"Number {n}?", "chosen": f"It is {n}.", "rejected": f"The dog {n}."} for n in range(60)]
     (workplace / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
     typed = ("--run", "kind", *FEW, "--train.save-every", "1", "--optim.lr", "0.002", "--dropout", "0.1")
+    assert "No text can be replayed" in cli("tune", "base", "pairs.jsonl", "--replay", "0.2").err
     answer = cli("tune", "base", "pairs.jsonl", *typed, *thin)
     assert answer.code == 0, answer.err
     for said in ("Pairs of answers", "DPO, beta 0.1", "has not learned to answer yet", "pairs in the right order"):
@@ -157,10 +158,10 @@ def test_preferences_are_learned_and_resumed_to_the_bit(
     assert last is not None
     weights = load_model(last).state_dict()
     shutil.rmtree(last)
+    shutil.rmtree(base)  # a tuned run keeps what it needs of its base
     assert cli("train", "--resume", "kind").code == 0
     again = load_model(last).state_dict()
     assert all(torch.equal(again[name], weights[name]) for name in weights)
-    assert "No text can be replayed" in cli("tune", "base", "pairs.jsonl", "--replay", "0.2").err
 
 
 def test_it_stops_when_validation_gets_worse(cli: Cli, workplace: Path, base: Path) -> None:

@@ -199,7 +199,8 @@ class LoraSettings(Section):
 class TuningSettings(Section):
     """What is tuned, and on what in the sources. Set by `gpt2 tune`."""
 
-    base: str = Field(description="folder of the checkpoint whose weights it began with")
+    origin: str = Field(description="folder of the checkpoint whose weights it began with")
+    base: str = Field(description="folder of a run that keeps them")
     tokenizer: str = Field(description="fingerprint of its tokenizer")
     template: str | None = Field(default=None, description="by which the base's text was made of table rows")
     text: str | None = Field(default=None, description="folder of the prepared text that the base was trained on")

@@ -1,7 +1,9 @@
 """Tune: a trained model, conversations, and the one trainer. A new run, from its first step."""
 
 import contextlib
+import os
 import re
+import shutil
 from pathlib import Path
 
 import torch
@@ -12,18 +14,19 @@ from gpt2.console import say, warn
 from gpt2.corpus.conversations import Conversations
 from gpt2.distributed import World, joined, world_from_environment
 from gpt2.errors import ConfigError
-from gpt2.files import read_json, write_json
+from gpt2.files import atomic_folder, read_json, write_json
 from gpt2.recipes.begun import Begun, free_folder, go, new_record, take
 from gpt2.recipes.data import absolute, prepare_data
 from gpt2.recipes.settled import settled
-from gpt2.recipes.tuning import Tuning
+from gpt2.recipes.tuning import BASE, Tuning
 from gpt2.runtime import pick_device
+from gpt2.tokenizer.layout import TOKENIZER_FILE
 from gpt2.tokenizer.roles import roles_of
 from gpt2.tokenizer.store import load_tokenizer
 from gpt2.training import checkpoint
 from gpt2.training.checkpoint import OpenedCheckpoint
 from gpt2.weights.hub import fetch, is_hub_name
-from gpt2.weights.huggingface import config_from_hf
+from gpt2.weights.huggingface import CONFIG_FILE, WEIGHT_FILE, config_from_hf
 
 REPLAY = 0.125
 """Share of the rows that are the base's text, where it is at hand; docs/experiments.md."""
@@ -64,12 +67,17 @@ def _begin(
     )
     prepared, opened = prepare_data(settings, checkpoint.RUNS / ".prepared")
     settings = _for_kind(settings, given, base, preferences=isinstance(opened, Conversations) and opened.preferences)
-    if settings.tuning and not settings.tuning.preferences and not settings.tuning.replay:
+    assert settings.tuning
+    if not settings.tuning.preferences and not settings.tuning.replay:
         say("Nothing of the base's own text is replayed: it will forget some of what it knows.", style="dim")
     rows = Tuning(folder, settings, prepared, world).loader().batches_per_epoch * settings.train.batch_size
     settings = settled(settings, prepared, rows, world, device)
+    assert settings.tuning
+    kept = settings.tuning.model_copy(update={"base": str((folder / BASE).absolute())})
+    settings = settings.model_copy(update={"tuning": kept})
     record = new_record(settings, prepared, opened, device)
     take(folder, stack)
+    _keep(base.folder, folder / BASE)
     write_json(folder / "run.json", record)
     minutes = settings.train.minutes
     deadline = started + 60 * minutes if minutes is not None else None
@@ -85,13 +93,21 @@ def _find_base(name: str) -> OpenedCheckpoint:
     return checkpoint.open_checkpoint(name)
 
 
+def _keep(base: Path, kept: Path) -> None:
+    """The base's weights and tokenizer in the run, which then needs no other: links, where the disk allows them."""
+    with atomic_folder(kept) as temporary:
+        for name in (CONFIG_FILE, WEIGHT_FILE, TOKENIZER_FILE):
+            try:
+                os.link((base / name).resolve(), temporary / name)
+            except OSError:
+                shutil.copyfile(base / name, temporary / name)
+
+
 def _with_base(settings: Settings, given: TuneSettings, base: OpenedCheckpoint) -> Settings:
     """The settings of the run with what its base fixes: the sizes, the tokenizer, the text to replay."""
     tokenizer = load_tokenizer(base.folder)
     sizes = config_from_hf(read_json(base.folder / "config.json"), base.folder / "config.json")
-    trained = base.settings.get("settings", {})
-    before = trained.get("tuning")
-    text = before["text"] if before else _text_of(base)
+    text = _text_of(base)
     if text is None and given.replay:
         raise ConfigError(
             f"The text that {given.base} was trained on is not at hand, so that it cannot be replayed.",
@@ -104,9 +120,10 @@ def _with_base(settings: Settings, given: TuneSettings, base: OpenedCheckpoint) 
             "tokenizer": tokenizer.name,
             "model": settings.model.model_copy(update={**shape, "dropout": given.dropout}),
             "tuning": TuningSettings(
+                origin=str(base.folder),
                 base=str(base.folder.absolute()),
                 tokenizer=tokenizer.fingerprint(),
-                template=None if before else base.settings.get("template"),
+                template=base.settings.get("template"),
                 text=text,
                 prompt=given.prompt,
                 response=given.response,
@@ -146,12 +163,13 @@ def _for_kind(settings: Settings, given: TuneSettings, base: OpenedCheckpoint, p
 
 
 def _text_of(base: OpenedCheckpoint) -> str | None:
-    """The folder of the tokens that a run was trained on, if they are still there."""
+    """The folder of the tokens that a run was trained on, before it was tuned, if they are still there."""
     data = base.settings.get("data")
     if base.run_folder is None or not isinstance(data, str):
         return None
-    folder = base.run_folder.parent / ".prepared" / data
+    tuned = base.settings["settings"].get("tuning")
+    folder = Path(tuned["text"] or ".") if tuned else base.run_folder.parent / ".prepared" / data
     if not (folder / "MANIFEST.json").is_file():
-        warn(f"The prepared text of {base.run_folder} is gone ({folder}): nothing of it is replayed.")
+        warn(f"The prepared text that {base.run_folder} was trained on is gone: nothing of it is replayed.")
         return None
     return str(folder.absolute())

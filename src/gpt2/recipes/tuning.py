@@ -39,6 +39,8 @@ from gpt2.training.preference import PreferenceLoss
 from gpt2.weights.grow import with_more_ids
 from gpt2.weights.huggingface import load_model
 
+BASE = "base"
+"""Of a run's folder, the part that keeps the weights it began with."""
 BEFORE = "before tuning"
 TEXT_TOKENS = 20_000
 """Of the text that the base validated on, to see what was forgotten of it."""
@@ -85,13 +87,18 @@ class Tuning:
         return model
 
     @property
+    def _base_folder(self) -> Path:
+        """In this run, or in that which it was forked from."""
+        own = self.folder / BASE
+        return own if own.is_dir() else Path(self.tuning.base)
+
+    @property
     def _first_mark(self) -> int:
         return min(self.validating.roles.all)
 
     def _base(self, dropout: float) -> GPT2:
-        base = Path(self.tuning.base)
-        model = load_model(base, dropout=dropout)
-        if roles_of(load_tokenizer(base)) is None:
+        model = load_model(self._base_folder, dropout=dropout)
+        if roles_of(load_tokenizer(self._base_folder)) is None:
             model = with_more_ids(model, self._first_mark, self.prepared.tokenizer.vocab_size)
         return model
 
@@ -134,7 +141,7 @@ class Tuning:
             learned = f"The better one of two answers is to become likelier (DPO, beta {self.tuning.beta:g})."
         replay = f"; {self.tuning.replay:.1%} of the rows are the base's own text" if self.tuning.replay else ""
         say(
-            f"Tuning {self.tuning.base}: {size}. {steps:,} steps of "
+            f"Tuning {self.tuning.origin}: {size}. {steps:,} steps of "
             f"{train.batch_size} rows ({steps / batches:.1f} epochs){replay}; {showing.rates(self.settings.optim)}, "
             f"{self.settings.schedule.name}, {train.precision} on {device}. {learned}",
             style="dim",
@@ -189,7 +196,7 @@ class Tuning:
         elif not self.tuning.preferences:
             rows += [("perplexity", f"{math.exp(min(best, 700)):.2f}")]
         if self.tuning.text and best_folder is not None:
-            losses = [self._text_loss(load_model(folder)) for folder in (Path(self.tuning.base), best_folder)]
+            losses = [self._text_loss(load_model(folder)) for folder in (self._base_folder, best_folder)]
             rows += [("loss on the base's text, before and after", f"{losses[0]:.3f}, {losses[1]:.3f}")]
         rows += [
             ("at step", f"{best_step:,} of {step:,}"),
