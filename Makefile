@@ -4,6 +4,7 @@ BIN := .venv/bin
 SOURCES ?=
 TEXT ?=
 NANOGPT ?=
+CONVERSATIONS ?=
 
 .PHONY: help setup setup-dev demo train test test-slow check format bench clean
 
@@ -41,10 +42,11 @@ format: .venv/.setup-dev ## mend what a program can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.setup-dev ## measure against peers: benchmarks/RESULTS.md; TEXT=tinyshakespeare.txt NANOGPT=CHECKOUT
+bench: .venv/.setup-dev ## measure against peers: benchmarks/RESULTS.md; TEXT=tinyshakespeare.txt NANOGPT=CHECKOUT CONVERSATIONS=instructions.csv
 	$(BIN)/python benchmarks/time_to_loss.py $(TEXT) $(if $(NANOGPT),--nanogpt $(NANOGPT))
 	$(BIN)/python benchmarks/minutes.py $(TEXT) $(if $(NANOGPT),--nanogpt $(NANOGPT))
 	$(BIN)/python benchmarks/step.py $(if $(NANOGPT),--nanogpt $(NANOGPT))
+	$(if $(CONVERSATIONS),$(BIN)/python benchmarks/tuning.py runs/demo $(CONVERSATIONS))
 
 clean: ## remove the environment and caches; runs/ and data/ stay
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -4,22 +4,23 @@
 
 RUN is any base that `gpt2 tune` takes, FILE its conversations. Both sides get fp32, AdamW at a constant rate without
 weight decay, clipping at 1, no dropout, no replayed text. transformers reads our batches, row for row, padded alike and
-with its attention mask. Needs `pip install transformers accelerate`. Prints the held-out loss of both, and the time of
-a step: its forward pass, backward pass and update (ours includes reading the next batch). Seconds are CPU time of one
-thread, which other programs on the machine do not lengthen.
+with its attention mask. Needs `pip install transformers accelerate`. Into RESULTS.md go the held-out loss of both, and
+the time of a step: its forward pass, backward pass and update (ours includes reading the next batch). Seconds are CPU
+time of one thread, which other programs on the machine do not lengthen.
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
+from results import machine, write_section
 from torch import Tensor
 
 from gpt2.cli import main
@@ -29,6 +30,7 @@ from gpt2.data.dataset import IGNORED
 from gpt2.distributed import World
 from gpt2.evaluation.loss import mean_loss
 from gpt2.files import read_json
+from gpt2.model.cost import parameters
 from gpt2.recipes.tuning import Tuning
 from gpt2.runtime import autocast
 from gpt2.training.loss import NextTokenLoss
@@ -132,21 +134,29 @@ def compare() -> None:
 
         model.save_pretrained(Path(place) / "saved")
         again = load_model(Path(place) / "saved")
-        steps = [record.tokens for record in read_metrics(folder / "metrics.jsonl")]
-        sizes = [b - a for a, b in zip([0, *steps], steps, strict=False)]
-        speeds = [record.tokens_per_second for record in read_metrics(folder / "metrics.jsonl")]
-        mine = [size / speed for size, speed in zip(sizes, speeds, strict=True)]
-        result = {
-            "steps": given.steps,
-            "rows a step": given.batch,
-            "before": round(held_out(task.model(None)), 4),
-            "held-out loss, gpt2 tune": round(held_out(load_model(folder / "last")), 4),
-            "held-out loss, transformers": round(held_out(again), 4),
-            "seconds a step, gpt2 tune": round(statistics.median(mine[WARM_UP:]), 4),
-            "seconds a step, transformers": round(statistics.median(seconds[WARM_UP:]), 4),
-        }
-        result["ratio"] = round(result["seconds a step, gpt2 tune"] / result["seconds a step, transformers"], 3)
-        print(json.dumps(result, indent=2))
+        records = read_metrics(folder / "metrics.jsonl")
+        read = [0, *(record.tokens for record in records)]
+        mine = [(b - a) / r.tokens_per_second for a, b, r in zip(read, read[1:], records, strict=False)]
+        before, losses = held_out(task.model(None)), [held_out(load_model(folder / "last")), held_out(again)]
+        taken = [statistics.median(times[WARM_UP:]) for times in (mine, seconds)]
+        sizes = parameters(task.model(None).config)
+    write_section(
+        "tuning",
+        "Tuning, beside transformers' Trainer",
+        [
+            f"`python benchmarks/tuning.py RUN {Path(file).name}` on {machine()}. A base of {sizes:,} parameters,",
+            f"{given.steps} steps of {given.batch} conversations, fp32, the same weights and rows on both sides.",
+            "Seconds are CPU time of one thread, the median of the steps.",
+            "",
+            "| | held-out loss of answers, nats a token | seconds a step |",
+            "|---|---|---|",
+            f"| before | {before:.4f} | |",
+            f"| `gpt2 tune` | {losses[0]:.4f} | {taken[0]:.4f} |",
+            f"| transformers {version('transformers')} | {losses[1]:.4f} | {taken[1]:.4f} |",
+            "",
+            f"Time per step, ours to theirs: **{taken[0] / taken[1]:.2f}**.",
+        ],
+    )
 
 
 if __name__ == "__main__":

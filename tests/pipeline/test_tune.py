@@ -44,6 +44,12 @@ def base(trained: Path, workplace: Path) -> Path:
     return workplace / "runs" / "base"
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curves are not drawn, which takes most of the time of runs this short."""
+    monkeypatch.setattr("gpt2.recipes.showing.plot", lambda *_: None)
+
+
 def write_faq(folder: Path, rows: int = 60) -> None:
     lines = [f'"Where is the {make_text(1, n).strip()[:-1]} {n}?","Over there, {n} steps."' for n in range(rows)]
     (folder / "faq.csv").write_text("question,answer\n" + "\n".join(lines) + "\n")
@@ -87,6 +93,7 @@ def test_a_table_becomes_a_chatbot(
     assert load_model(workplace / "runs/further/best").config.vocab_size == tokenizer.vocab_size
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_stopped_and_resumed_it_ends_as_if_it_had_not(cli: Cli, workplace: Path, base: Path) -> None:
     assert cli("tune", "base", "faq.csv", "--run", "whole", *FEW, "--train.save-every", "1").code == 0
     shutil.copytree(workplace / "runs/whole", workplace / "runs/cut", symlinks=True)
@@ -114,6 +121,7 @@ def test_stopped_and_resumed_it_ends_as_if_it_had_not(cli: Cli, workplace: Path,
     assert forked.code == 0, forked.err
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_lora_learns_little_and_resumes_to_the_bit(cli: Cli, workplace: Path, base: Path) -> None:
     answer = cli("tune", "base", "faq.csv", "--run", "thin", "--lora.rank", "4", *FEW, "--train.save-every", "1")
     assert answer.code == 0, answer.err
@@ -138,6 +146,7 @@ def test_lora_learns_little_and_resumes_to_the_bit(cli: Cli, workplace: Path, ba
     assert further.code == 0, further.err
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("thin", [(), ("--lora.rank", "4")])
 def test_preferences_are_learned_and_resumed_to_the_bit(
     cli: Cli, workplace: Path, base: Path, thin: tuple[str, ...]
@@ -164,6 +173,7 @@ def test_preferences_are_learned_and_resumed_to_the_bit(
     assert all(torch.equal(again[name], weights[name]) for name in weights)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_it_stops_when_validation_gets_worse(cli: Cli, workplace: Path, base: Path) -> None:
     answer = cli(
         *("tune", "base", "faq.csv", "--run", "early", "--train.batch-size", "4", "--train.steps", "60"),
@@ -174,6 +184,7 @@ def test_it_stops_when_validation_gets_worse(cli: Cli, workplace: Path, base: Pa
     assert read_json(workplace / "runs/early/run_state.json")["status"] == "stopped early"
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_folder_of_transformers_is_a_base(cli: Cli, workplace: Path, base: Path) -> None:
     transformers = pytest.importorskip("transformers")
     made = base / "best"
