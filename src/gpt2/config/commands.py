@@ -95,6 +95,8 @@ class ChatSettings(SamplingSettings):
         description="name of a run, or a folder: of a run, a checkpoint, any GPT-2 model; else the newest run",
     )
     max_tokens: Count = Field(default=200, description="tokens of an answer at most")
+    system: str = Field(default="", description="what a tuned model is told before the conversation")
+    markdown: bool = Field(default=True, description="draw a tuned model's Markdown where the output is a terminal")
 
 
 class ServeSettings(Section):
