@@ -17,12 +17,12 @@ from tests.conftest import SMALL, Answer, make_text
 from torch import Tensor
 
 from gpt2.files import read_json
+from gpt2.signals import SIGNALS
 from gpt2.training.guard import Guard
 from gpt2.training.loss import NextTokenLoss
 from gpt2.training.metrics import read_metrics
 
 Cli = Callable[..., Answer]
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
 QUICK = (*SMALL, "--train.steps", "4", "--train.eval-every", "2")
 
 
@@ -241,22 +241,6 @@ def test_a_spoiled_run_goes_back_to_its_checkpoint(cli: Cli, workplace: Path, mo
 )
 def test_an_unknown_option_names_the_nearest(cli: Cli, argv: tuple[str, ...], said: str) -> None:
     wrong(cli(*argv), said)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_is_quiet_from_the_first_moment_on() -> None:
-    pressed = """
-import runpy, signal, sys
-class Pressed:
-    def find_spec(self, name, *rest):
-        if name == "gpt2.config.schema":
-            signal.raise_signal(signal.SIGINT)
-sys.meta_path.insert(0, Pressed())
-runpy.run_module("gpt2", run_name="__main__")
-"""
-    ended = subprocess.run([sys.executable, "-c", pressed], capture_output=True, text=True, check=False)
-    assert ended.returncode in (130, -signal.SIGINT)
-    assert ended.stderr == ""
 
 
 def test_characters_that_cannot_be_spelled_are_named(
