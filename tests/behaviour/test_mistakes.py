@@ -264,6 +264,18 @@ def test_what_is_written_where_the_user_says_makes_no_folders(cli: Cli, run: Pat
     assert not (workplace / "no").exists()
 
 
+def test_a_file_of_the_users_is_not_taken_for_the_corpus(cli: Cli, workplace: Path) -> None:
+    (workplace / "data").mkdir()
+    (workplace / "data/python-qa.csv").write_text("mine")
+    wrong(cli("corpus"), "data/python-qa.csv exists already", "another folder")
+    assert [path.name for path in (workplace / "data").iterdir()] == ["python-qa.csv"]
+    assert (workplace / "data/python-qa.csv").read_text() == "mine"
+    wrong(cli("corpus", "data/python-qa.csv"), "is a file")
+    (workplace / "data/python-qa.csv").unlink()
+    assert cli("corpus").code == 0
+    assert cli("corpus").code == 0, "its own files are written again"
+
+
 def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
     wrong(cli("trian"), "trian", "gpt2 train")
 
