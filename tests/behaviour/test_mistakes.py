@@ -264,6 +264,30 @@ def test_what_is_written_where_the_user_says_makes_no_folders(cli: Cli, run: Pat
     assert not (workplace / "no").exists()
 
 
+def test_a_plot_goes_where_it_is_wished_and_over_no_foreign_picture(cli: Cli, run: Path, workplace: Path) -> None:
+    for out in ("pic", "pic.png", "pic.SVG"):
+        answer = cli("plot", "small", "--out", out)
+        assert answer.code == 0, "its own pictures are drawn again"
+        assert "pic.png, pic.svg" in answer.err
+    assert sorted(path.name for path in workplace.glob("pic*")) == ["pic.png", "pic.svg"]
+    for name in ("pic.png", "pic.svg"):
+        before = (workplace / name).read_bytes()
+        (workplace / name).write_bytes(before.replace(b"gpt2-from-scratch", b"somebody"))
+        mine = (workplace / name).read_bytes()
+        wrong(cli("plot", "small", "--out", "pic"), f"{name} exists already", "another --out")
+        assert (workplace / name).read_bytes() == mine
+        (workplace / name).write_bytes(before)
+    wrong(cli("plot", "small", "--out", "pic.jpg"), "no .jpg", "--out pic")
+
+
+def test_a_run_that_lost_a_part_is_not_called_a_beginner(cli: Cli, run: Path) -> None:
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join([lines[0], "{" + lines[1], *lines[2:]]))
+    assert cli("plot", "small").err.count("is damaged") == 1
+    (run / "metrics.jsonl").unlink()
+    wrong(cli("plot", "small"), "metrics.jsonl is missing")
+
+
 def test_a_file_of_the_users_is_not_taken_for_the_corpus(cli: Cli, workplace: Path) -> None:
     (workplace / "data").mkdir()
     (workplace / "data/python-qa.csv").write_text("mine")
