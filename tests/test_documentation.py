@@ -2,12 +2,18 @@
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gpt2.cli import COMMANDS
-from gpt2.config.load import command_line, validate
+from gpt2.config.load import command_line, read_toml, validate
+from gpt2.config.resolve import resolve_model
+from gpt2.config.schema import Settings
+from gpt2.model.cost import parameters
+from gpt2.model.plan import Shape
+from tests.conftest import SMALL, Answer, make_text
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md")]
@@ -60,6 +66,31 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{page.name} → {target}"
+
+
+def test_the_tree_of_a_run_is_that_of_a_run(cli: Callable[..., Answer], workplace: Path) -> None:
+    (workplace / "notes.txt").write_text(make_text(600))
+    answer = cli("train", "notes.txt", "--run", "support", *SMALL, "--train.steps", "2", "--train.eval-every", "2")
+    assert answer.code == 0, answer.err
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    (tree,) = re.findall(r"```\nruns/support/\n(.*?)```", page, flags=re.DOTALL)
+    for path in (workplace / "runs/support").iterdir():
+        if not path.name.startswith("."):
+            assert re.search(rf"\b{re.escape(path.name.replace('loss.svg', 'loss.png .svg'))}", tree), path.name
+    for path in (workplace / "runs").iterdir():
+        assert f"runs/{path.name}/" in page
+
+
+def test_the_size_of_the_demo_is_what_is_said_of_it() -> None:
+    settings = validate(Settings, read_toml(ROOT / "configs/demo.toml"))
+    sizes = resolve_model(settings.model)
+    assert sizes.context_length and sizes.n_layer and sizes.n_embd
+    count = parameters(
+        Shape(int(settings.tokenizer.removeprefix("bpe:")), sizes.context_length, sizes.n_layer, sizes.n_embd)
+    )
+    said = f"model of {count / 1e6:.1f} million parameters"
+    assert said in (ROOT / "configs/demo.toml").read_text(encoding="utf-8")
+    assert said in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_make_targets_in_the_documentation_exist() -> None:

@@ -76,7 +76,10 @@ def _go_on(asked: list[str], run: str, typed: dict[str, Any], argv: Sequence[str
     names = [f"{a}.{b}" for a, part in typed.items() if isinstance(part, dict) for b in part]
     names += [name for name, part in typed.items() if not isinstance(part, dict)]
     refused = [n for n in names if allowed is not None and n not in allowed and n.split(".")[0] not in allowed]
-    if len(asked) > 1 or refused or not alone:
+    if len(asked) > 1:
+        both = " and ".join(f"--{name}" for name in asked)
+        raise ConfigError(f"{both} exclude each other: each is another way to go on with a run.", "Give one of them.")
+    if refused or not alone:
         may = (
             f"only {', '.join(f'--{name}' for name in allowed)} can be given" if allowed else "no --config can be given"
         )

@@ -6,6 +6,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -165,15 +166,30 @@ def locked(folder: Path, fix: str = "Wait until it ends, or choose another name 
         lock.release()
 
 
+_INSIDE = re.compile(r"\.(.+?)\.(?:tmp|tmp-(?:old-)?[0-9a-f]{8}|[0-9a-f]{8}\.tmp)|\.lock(?:-owner)?")
+"""Names that only this program knows: of what is being written, and of locks."""
+
+
+def _meant(path: Path) -> Path:
+    """What the user knows of a path: the final file of a temporary one, the folder of a lock."""
+    for place, part in enumerate(path.parts):
+        if found := _INSIDE.fullmatch(part):
+            return Path(*path.parts[:place], found[1] or "")
+    return path
+
+
 def disk_error(error: OSError, doing: str) -> UserError:
     """The message for a write that the operating system refused: full disk, no permission, read-only."""
-    where = f" ({error.filename})" if error.filename else ""
+    path = _meant(Path(os.fsdecode(error.filename))) if isinstance(error.filename, str | bytes) else None
+    where = f" ({path})" if path else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         known = error.strerror in (None, os.strerror(error.errno))
         much = "" if known else f": {error.strerror}"
         return UserError(f"No space left while {doing}{where}{much}.", "Free some disk space, then start it again.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        folder = path if path is None or path.is_dir() else path.parent
+        look = "Work" if folder is None else f"See who may write there (ls -ld {folder}), or work"
         return UserError(
-            f"No permission while {doing}{where}: {error.strerror}.", "Choose a folder that can be written."
+            f"No permission while {doing}{where}: {error.strerror}.", f"{look} in a folder that is yours to write."
         )
     return UserError(f"The system refused while {doing}{where}: {error.strerror or error}.")

@@ -125,7 +125,7 @@ def test_a_fork_begins_where_the_other_stands_and_leaves_it_alone(cli: Cli, halt
         (("--finish", "first"), "--train.minutes 3"),
         (("--finish", "first", "--optim.lr", "1"), "--fork"),
         (("--finish", "nothing", "--train.steps", "3"), "no run"),
-        (("--resume", "first", "--finish", "first"), "Leave the rest out"),
+        (("--resume", "first", "--fork", "first"), "--resume and --fork exclude each other"),
         (("--fork", "first", "--model.n-embd", "32"), "shape"),
         (("--fork", "first", "--tokenizer", "bpe:300"), "tokenizer"),
         (("--fork", "first", "--run", "first"), "another name"),

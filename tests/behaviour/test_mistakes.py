@@ -4,12 +4,14 @@ import io
 import itertools
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -235,7 +237,10 @@ def test_a_spoiled_run_goes_back_to_its_checkpoint(cli: Cli, workplace: Path, mo
         (("train", "--train.steps"), "Missing value for argument '--train.steps'"),
         (("train", "--zzz"), "gpt2 train --help"),
         (("generate", "small", "The", "best", "thing"), "stands in quotes"),
-        (("generate",), "RUN"),
+        (("generate",), "gpt2 generate needs: RUN name of a run"),
+        (("plan", "--gpus", "8xH100"), "gpt2 plan needs: --model named size: gpt2-nano, "),
+        (("plan", "--gpus", "8xFoo", "--model", "gpt2", "--tokens", "1B"), "'Foo' is no GPU that is known here. Known"),
+        (("plan", "--gpus", "8xH10", "--model", "gpt2", "--tokens", "1B"), "the nearest is H100. Known are"),
         (("plan", "--schedule.begins", "3"), "no option --schedule.begins"),
     ],
 )
@@ -313,6 +318,7 @@ def test_a_run_name_that_exists_offers_resume(cli: Cli, run: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from gpt2.files import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
@@ -376,6 +382,34 @@ def test_prepared_tokens_that_rot_are_named(cli: Cli, run: Path, workplace: Path
     (shard,) = workplace.glob("runs/.prepared/*/train-00000.bin")
     flip_a_bit(shard)
     wrong(cli("train", "--resume", "runs/small"), "train-00000.bin")
+
+
+def test_resume_without_its_source_says_which_run_needs_it(cli: Cli, run: Path, workplace: Path) -> None:
+    (run / "checkpoints" / "step-00000004" / "MANIFEST.json").unlink()
+    (workplace / "notes.txt").rename(workplace / "notes.pdf")
+    answer = cli("train", "--resume", "runs/small")
+    wrong(answer, f"runs/small is trained on {workplace / 'notes.txt'}, which is not there", "Put back at that path")
+    assert ".pdf" not in answer.err
+    wrong(cli("train", "notes.txt"), "There is no notes.txt. Check the path.")
+
+
+def test_resume_where_the_checkpoints_are_gone_begins_nothing(cli: Cli, run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    before = (run / "metrics.jsonl").read_bytes()
+    wrong(cli("train", "--resume", "runs/small"), "The checkpoints of runs/small are gone")
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_disk_too_small_for_a_checkpoint_is_said_before_the_first_step(
+    cli: Cli, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workplace / "notes.txt").write_text(make_text(600))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+        answer = cli("train", "notes.txt", "--run", "small", *QUICK)
+        wrong(answer, "No space left", "1.0 MB free, 1.3 MB needed", "gpt2 train --resume runs/small")
+        assert not read_metrics(workplace / "runs/small/metrics.jsonl")
+    assert cli("train", "--resume", "runs/small").code == 0
 
 
 def test_resume_of_a_complete_run(cli: Cli, run: Path) -> None:
@@ -445,6 +479,7 @@ def test_a_full_disk_while_saving_loses_nothing(workplace: Path) -> None:
     assert ended.returncode == 2, ended.stderr
     assert "Traceback" not in ended.stderr
     assert "No space left" in " ".join(ended.stderr.split())
+    assert "gpt2 train --resume runs/full" in " ".join(ended.stderr.split())
     assert [path.name for path in (workplace / "runs/full/checkpoints").iterdir()] == ["step-00000002"]
     again = subprocess.run(
         [sys.executable, "-m", "gpt2", "train", "--resume", "runs/full"], capture_output=True, text=True, check=False

@@ -1,5 +1,7 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -87,11 +89,36 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
             checkpoint.verify(folder)
 
 
-def test_without_any_whole_checkpoint_it_stops(run: Path) -> None:
+def test_without_any_whole_checkpoint_it_stops(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in checkpoint.list_checkpoints(run):
         (folder / "config.json").write_text("altered")
     with pytest.raises(CheckpointError, match="No checkpoint"):
         checkpoint.open_checkpoint(str(run))
+    said = capsys.readouterr().err
+    assert said.count("is damaged") == 3
+    assert "instead" not in said, "what is not there is not promised"
+
+
+def test_checkpoints_that_are_gone_are_not_waited_for(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(CheckpointError, match="are gone") as error:
+        checkpoint.open_checkpoint(str(run))
+    assert "Put" in error.value.fix
+    (run / "last").unlink()
+    with pytest.raises(CheckpointError, match="no checkpoint yet"):
+        checkpoint.open_checkpoint(str(run))
+
+
+def test_a_slip_of_the_fingers_gets_the_nearest_run_and_many_runs_are_counted(run: Path) -> None:
+    with pytest.raises(RunError) as error:
+        checkpoint.find_run("exampel", run.parent)
+    assert error.value.fix == f"Did you mean {run}?"
+    for number in range(16):
+        write_json(run.parent / f"r{number}" / "run.json", {})
+    with pytest.raises(RunError) as error:
+        checkpoint.find_run("zzzzz", run.parent)
+    assert error.value.fix.endswith(" and 7 more.")
+    assert error.value.fix.count(str(run.parent)) == 10
 
 
 def test_a_failed_save_leaves_everything_as_it_was(run: Path) -> None:
@@ -106,12 +133,15 @@ def test_a_failed_save_leaves_everything_as_it_was(run: Path) -> None:
     checkpoint.verify(run / "best")
 
 
-def test_a_checkpoint_too_large_for_the_disk_is_not_begun(run: Path) -> None:
+def test_a_checkpoint_too_large_for_the_disk_is_not_begun(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(folder: Path) -> None:
         raise AssertionError("it was begun")
 
     with pytest.raises(OSError, match="needed"):
         checkpoint.save(run, 50, never, 2**80, True, keep=1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2_100_000))
+    with pytest.raises(OSError, match=r"2\.1 MB free, 2\.4 MB needed"):
+        checkpoint.require_room(run, 2_000_000)
 
 
 def test_saving_a_step_again_replaces_it(run: Path) -> None:

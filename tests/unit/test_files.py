@@ -92,6 +92,23 @@ def test_what_may_be_in_use_is_not_swept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
+@pytest.mark.parametrize(
+    ("internal", "known", "folder"),
+    [
+        ("runs/x/.run.json.0123abcd.tmp", "runs/x/run.json", "runs/x"),
+        ("runs/x/checkpoints/.step-00000002.tmp-0123abcd/config.json", "runs/x/checkpoints/step-00000002", None),
+        ("runs/x/checkpoints/.step-00000002.tmp-old-0123abcd", "runs/x/checkpoints/step-00000002", None),
+        ("runs/x/.last.tmp", "runs/x/last", "runs/x"),
+        ("runs/x/.lock", "runs/x", None),
+        ("runs/.prepared/abc/train-00000.bin", "runs/.prepared/abc/train-00000.bin", "runs/.prepared/abc"),
+    ],
+)
+def test_a_refused_write_names_what_the_user_knows(internal: str, known: str, folder: str | None) -> None:
+    shown = disk_error(PermissionError(errno.EACCES, os.strerror(errno.EACCES), internal), "saving")
+    assert shown.what == f"No permission while saving ({known}): Permission denied."
+    assert f"ls -ld {folder or Path(known).parent}" in shown.fix
+
+
 def test_a_full_disk_keeps_its_numbers_and_claims_nothing() -> None:
     known = disk_error(OSError(errno.ENOSPC, "12 MB free, about 90 MB needed", "runs/x"), "saving")
     assert "12 MB free, about 90 MB needed" in known.what

@@ -235,6 +235,15 @@ def test_whole_gradients_of_accumulation_count_in_fsdp() -> None:
     assert several.total - alone.total == pytest.approx(4 * parameters(XL) * 7 / 8)
 
 
+def test_a_run_shorter_than_the_interval_is_saved_at_its_end(cli: Cli) -> None:
+    answer = cli("plan", "--model", "gpt2", "--tokens", "1B", "--gpus", "8xH100", "--json")
+    planned = json.loads(answer.out)
+    assert planned["checkpoints"]["interval_steps"] == planned["run"]["steps"]
+    assert planned["checkpoints"]["interval_hours"] == planned["run"]["hours"]
+    assert "one checkpoint, at its end" in cli("plan", "--model", "gpt2", "--tokens", "1B", "--gpus", "8xH100").err
+    assert "at its end" not in cli("plan", "--model", "gpt2-xl", "--tokens", "300B", "--gpus", "8xH100").err
+
+
 def test_the_interval_between_checkpoints_is_youngs() -> None:
     saved = saving(parameters(XL), 512, save_seconds=60)
     assert saved.hours_between_failures / 24 == pytest.approx(4.1, rel=0.01)
@@ -365,7 +374,7 @@ def test_a_step_that_cannot_be_as_small_as_asked_is_said(cli: Cli) -> None:
         (("--tokens", "30Q"), "'30Q' is no number such as 30B"),
         (("--tokens", "0"), "tokens: must be greater"),
         (("--tokens", "nan"), "'nan'"),
-        (("--gpus", "8xH1000"), "did you mean H100? Known: A100-40, A100-80, H100"),
+        (("--gpus", "8xH1000"), "the nearest is H100. Known are A100-40, A100-80, H100"),
         (("--gpus", "0xH100"), "'0xH100': 1 to"),
         (("--gpus", "8"), "'8' is no number of GPUs and their name"),
         (("--model", "gpt3"), "Did you mean gpt2?"),

@@ -100,6 +100,6 @@ def parse_gpus(text: str) -> tuple[int, str]:
     name = known.get(_plain(match[2]))
     if name is None:
         guess = nearest(match[2].upper(), list(GPUS))
-        hint = f"did you mean {guess}? " if guess else ""
-        raise ValueError(f"{match[2]!r} is no known GPU; {hint}Known: {', '.join(GPUS)}")
+        near = f"; the nearest is {guess}" if guess else ""
+        raise ValueError(f"{match[2]!r} is no GPU that is known here{near}. Known are {', '.join(GPUS)}")
     return count, name

@@ -164,7 +164,25 @@ def command_line(
             parsed = tyro.cli(mirror, args=words, prog=prog, description=schema.__doc__)
     except SystemExit:
         raise ConfigError(f"This command line cannot be read: {_unboxed(said.getvalue())}", _usage(prog)) from None
-    return _given(parsed)
+    given = _given(parsed)
+    _require_all(schema, given, prog, positional)
+    return given
+
+
+def _require_all(schema: type[BaseModel], given: Mapping[str, Any], prog: str, positional: Sequence[str]) -> None:
+    """Stop where something is missing: each by its name, with what it is."""
+    missing = {
+        name.upper() if name in positional else f"--{name.replace('_', '-')}": field
+        for name, field in schema.model_fields.items()
+        if field.is_required() and name not in given
+    }
+    if missing:
+        width = max(map(len, missing))
+        lines = [
+            f"  {name:<{width}}  {field.description}" + (f": {', '.join(choices(field))}" if choices(field) else "")
+            for name, field in missing.items()
+        ]
+        raise ConfigError("\n".join([f"{prog} needs:", *lines]), _usage(prog))
 
 
 def _require_known(option: str, known: set[str], prog: str) -> None:
@@ -240,8 +258,6 @@ def _as_text(schema: type[BaseModel], positional: tuple[str, ...]) -> Any:
         if name in positional:
             kind = tyro.conf.Positional[kind]
         default: Any = dataclasses.field(default=() if many else _ABSENT)
-        if field.is_required():
-            default = dataclasses.field()
         fields.append((name, Annotated[kind, options], default))
     made = dataclasses.make_dataclass(schema.__name__, fields, kw_only=True)
     made.__doc__ = schema.__doc__

@@ -22,6 +22,7 @@ from gpt2.corpus.texts import examine
 from gpt2.errors import ConfigError, DataError
 
 _RULES = 1  # goes up when the same files and settings give other conversations than before
+_KINDS = (".csv", ".tsv", ".jsonl")
 _LOOK = 200  # records that are looked at to guess what their fields are
 
 
@@ -132,8 +133,8 @@ def _open(path: str, fields: Fields, settings: DataSettings, template: str | Non
     where = Path(path).expanduser()
     kind = where.suffix.lower()
     if not where.exists():
-        raise missing(where)
-    if kind not in (".csv", ".tsv", ".jsonl") or not where.is_file():
+        raise missing(where, lambda path: path.suffix.lower() in _KINDS)
+    if kind not in _KINDS or not where.is_file():
         raise DataError(
             f"{where} holds no conversations that can be read.",
             "Give a .csv or .tsv table of questions and answers, or a .jsonl file with a JSON object on each line.",

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -293,14 +293,16 @@ def _explains(path: Path, folder: Path | None = None) -> bool:
     return path.name.lower() == "readme.md" and (path.parent == folder or path.parent.resolve().name == "data")
 
 
-def missing(path: Path) -> DataError:
-    """What to say of a path that does not exist: where it stops existing, and what is there instead."""
+def missing(path: Path, readable: Callable[[Path], object] = kind_of) -> DataError:
+    """What to say of a path that does not exist: where it stops, and which folder or `readable` file is like it."""
     if path.is_symlink():
         return DataError(f"{path} is a link to {os.readlink(path)}, which does not exist.", "Mend the link.")
     first = path
     while not first.parent.exists():
         first = first.parent
-    near = difflib.get_close_matches(first.name, sorted(os.listdir(first.parent)) if first.parent.is_dir() else [], n=1)
+    beside = sorted(first.parent.iterdir()) if first.parent.is_dir() else []
+    names = [entry.name for entry in beside if entry.is_dir() or readable(entry)]
+    near = difflib.get_close_matches(first.name, names, n=1)
     what = f"There is no {path}." if first == path else f"There is no {path}: {first} does not exist."
     return DataError(what, f"Did you mean {first.parent / near[0]}?" if near else "Check the path.")
 

@@ -175,18 +175,19 @@ class Saving(NamedTuple):
     """Share of the run that is lost to saving, and to the work since the last checkpoint when a GPU fails."""
 
 
-def saving(parameters: int, gpus: int, save_seconds: float | None = None) -> Saving:
+def saving(parameters: int, gpus: int, save_seconds: float | None = None, hours: float = math.inf) -> Saving:
     """Young's interval (1974), √(2 · save · time between failures): where saving more costs what it spares.
 
     Args:
         parameters: of the model.
         gpus: how many can fail.
         save_seconds: that training waits for a checkpoint; else its size at `DISK`.
+        hours: of the run, which has one checkpoint at least, at its end.
     """
     size = CHECKPOINT_BYTES * parameters
     seconds = size / DISK if save_seconds is None else save_seconds
     between = HOURS_BETWEEN_FAILURES / gpus
-    interval = math.sqrt(2 * seconds / 3600 * between)
+    interval = min(hours, math.sqrt(2 * seconds / 3600 * between))
     return Saving(size, seconds, between, interval, seconds / 3600 / interval + interval / (2 * between))
 
 

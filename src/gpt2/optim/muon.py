@@ -60,6 +60,8 @@ class Muon(Optimizer):
         precision: of the orthogonalisation; the rest is in the format of the weights.
     """
 
+    copies = 1
+
     def __init__(
         self,
         groups: Iterable[Mapping[str, Any]],

@@ -23,6 +23,9 @@ class Optimizer(ABC):
     counts_beside_weights = False
     """Whether the counter of steps lies on the weights' device; else on the CPU, where nobody waits for it."""
 
+    copies = 2
+    """Tensors of a weight's size that are kept for it."""
+
     def __init__(self, groups: Iterable[Mapping[str, Any]], defaults: Mapping[str, Any]) -> None:
         self.param_groups = [{**defaults, **group, "params": list(group["params"])} for group in groups]
         self.state: defaultdict[Tensor, dict[str, Tensor]] = defaultdict(dict)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Iterator
 
@@ -46,7 +47,7 @@ def plan(settings: PlanSettings) -> None:
     mfu = settings.mfu or default_mfu(gpu, size, gpus, fitted.layout.recompute)
     price = gpu.dollars if settings.dollars_per_gpu_hour is None else settings.dollars_per_gpu_hour
     run = schedule(sizes, fitted, settings.tokens, needed, gpu.peak, mfu, price) if fitted.fits else None
-    kept = saving(size, gpus, settings.save_seconds)
+    kept = saving(size, gpus, settings.save_seconds, math.inf if run is None else run.hours)
     if settings.as_json:
         sys.stdout.write(json.dumps(_as_json(settings, sizes, fitted, run, kept), indent=2) + "\n")
     else:
@@ -110,12 +111,14 @@ def _show(
             ("time lost to saving and failures", f"{kept.overhead:.2%}"),
         ]
         table("Checkpoints", rows, ("", "each"))
+        if kept.interval_hours >= run.hours:
+            say("The run is shorter than the time after which saving pays: one checkpoint, at its end.", style="dim")
         for sentence in _assumptions(settings, sizes, run, kept):
             say(sentence, style="dim")
 
 
 def _save_steps(run: Schedule, kept: Saving) -> int:
-    return max(1, round(kept.interval_hours * 3600 / run.seconds_per_step))
+    return min(run.steps, max(1, round(kept.interval_hours * 3600 / run.seconds_per_step)))
 
 
 def _duration(hours: float) -> str:

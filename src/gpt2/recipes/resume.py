@@ -1,6 +1,7 @@
 """Go on with a run: as it was planned, with its rate brought down now, or as another run with other settings."""
 
 import contextlib
+import glob
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from gpt2.config.resolve import replanned
 from gpt2.config.schema import DistributedSettings, Settings
 from gpt2.console import say
 from gpt2.corpus.conversations import Conversations
+from gpt2.corpus.python_docs import EMBEDDED
 from gpt2.corpus.sources import Sources
 from gpt2.distributed import joined, world_from_environment
 from gpt2.errors import ConfigError, DataError, RunError, UserError
@@ -183,7 +185,8 @@ def begin_again(folder: Path, distributed: DistributedSettings | None, stack: co
     """
     record = read_record(folder)
     stack.enter_context(locked(folder, IN_USE))
-    newest = checkpoint.newest_valid(folder) if checkpoint.list_checkpoints(folder) else None
+    had_one = checkpoint.list_checkpoints(folder) or checkpoint.pointed(folder, "last") is not None
+    newest = checkpoint.newest_valid(folder) if had_one else None
     train = record["settings"]["train"]
     if newest and (checkpoint.step_of(newest) or 0) >= train["steps"]:
         checkpoint.lead_to(folder, newest)
@@ -219,9 +222,17 @@ def read_record(folder: Path) -> dict[str, Any]:
 def _continued(folder: Path, record: dict[str, Any], newest: Path | None) -> Begun:
     """A run from a checkpoint on, or where it has none from its beginning."""
     settings = Settings.model_validate(record["settings"])
+    whose = folder if (folder / "run.json").exists() else record["forked_from"]
+    gone = [
+        path for path in settings.sources if path != EMBEDDED and not (glob.has_magic(path) or os.path.exists(path))
+    ]
+    if gone:
+        raise DataError(
+            f"{whose} is trained on {' and '.join(gone)}, which {'are' if len(gone) > 1 else 'is'} not there.",
+            "Put back at that path what was there when the run began, or start a new run: gpt2 train … --run NAME",
+        )
     prepared, opened = prepare_data(settings, folder.parent / ".prepared")
     if prepared.fingerprint != record["data"]:
-        whose = folder if (folder / "run.json").exists() else record["forked_from"]
         raise DataError(
             f"The data of {whose} changed since the run began{_changed(record, opened)}.",
             "Put the files back as they were, or start a new run: gpt2 train … --run NAME",

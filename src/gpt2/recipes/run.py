@@ -20,12 +20,12 @@ from gpt2.data.dataset import IGNORED
 from gpt2.distributed import World, spread
 from gpt2.errors import RunError
 from gpt2.evaluation.loss import mean_loss
-from gpt2.files import read_json, sweep_temporaries, write_json
+from gpt2.files import disk_error, read_json, sweep_temporaries, write_json
 from gpt2.optim.build import build_optimizers
 from gpt2.optim.schedule import build_schedule
 from gpt2.recipes import showing
 from gpt2.recipes.pretraining import Pretraining, Task
-from gpt2.recipes.snapshot import restore_weights, snapshot
+from gpt2.recipes.snapshot import expected_bytes, restore_weights, snapshot
 from gpt2.recipes.tuning import Tuning
 from gpt2.runtime import (
     autocast,
@@ -107,6 +107,7 @@ def run(job: Job) -> None:
         progress.restore(state["progress"])
         restore_optimizers(model, optimizers, load_file(job.resumed / "training_state.safetensors"))
 
+    world.from_main(lambda: _require_room(folder, expected_bytes(model, optimizers)))
     if world.is_main:  # a fork has no report either
         task.introduce(model, device, new=job.resumed is None or not (folder / "report.json").exists())
     can_sample = world.size == 1 or settings.distributed.strategy == "ddp"  # else no process holds the whole model
@@ -153,7 +154,10 @@ def run(job: Job) -> None:
             saver.submit(f"The checkpoint of step {trainer.step}", work)
         elif world.is_main:  # the last one: whoever asked for it must hear of it
             saver.settle()
-            work()
+            try:
+                work()
+            except OSError as error:
+                raise _unsaved(folder, disk_error(error, "saving the last checkpoint").what) from error
 
     metrics = MetricsFile(folder / "metrics.jsonl", keep_to_step=trainer.step) if world.is_main else None
 
@@ -215,6 +219,18 @@ def _shrink(job: Job, micro_batch_size: int) -> None:
     job.record["settings"]["train"]["micro_batch_size"] = micro_batch_size
     write_json(job.folder / "run.json", job.record)
     warn(f"Memory ended. The step is made again, with {micro_batch_size} sequences at once; the batch stays as it is.")
+
+
+def _require_room(folder: Path, expected: int) -> None:
+    """Stop before the first step where not even one checkpoint could be saved."""
+    try:
+        checkpoint.require_room(folder, expected)
+    except OSError as error:
+        raise _unsaved(folder, f"No space left for a checkpoint in {folder}: {error.strerror}.") from None
+
+
+def _unsaved(folder: Path, what: str) -> RunError:
+    return RunError(what, f"Free some disk space, then: gpt2 train --resume {folder}")
 
 
 def _out_of_memory(job: Job, trainer: Trainer) -> RunError:

@@ -1,17 +1,19 @@
 """What of a run goes into a checkpoint, and how its weights come back."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from gpt2.chat.template import CHAT_TEMPLATE
 from gpt2.distributed import like, whole
 from gpt2.model.gpt2 import GPT2
 from gpt2.model.low_rank import merged
+from gpt2.optim.optimizer import Optimizer
 from gpt2.tokenizer.base import Tokenizer
 from gpt2.tokenizer.layout import CONFIG_FILE
 from gpt2.tokenizer.roles import roles_of
@@ -69,6 +71,18 @@ def snapshot(
 
     tensors = sum(value.nbytes for value in (*weights.values(), *learned.values(), *optimizer.values()))
     return write, tensors + 2**20
+
+
+def expected_bytes(model: nn.Module, optimizers: Sequence[Optimizer]) -> int:
+    """About how many bytes a checkpoint will take, known before the first step."""
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    kept = sum(
+        optimizer.copies * weight.numel() * weight.element_size()
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for weight in group["params"]
+    )
+    return weights + kept + 2**20
 
 
 def restore_weights(model: GPT2, folder: Path) -> None:

@@ -8,6 +8,7 @@ with its files is no checkpoint. Old ones go only after the new one is in place.
 """
 
 import contextlib
+import errno
 import math
 import os
 import re
@@ -21,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gpt2.config.load import nearest
 from gpt2.console import warn
 from gpt2.errors import CheckpointError, RunError, UserError
 from gpt2.files import atomic_folder, read_json, sha256_file, sweep_temporaries, write_json
@@ -129,9 +131,7 @@ def save(
     """
     checkpoints = run_folder / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(checkpoints).free
-    if free < 1.2 * expected_bytes:
-        raise OSError(28, f"{free / 1e6:,.0f} MB free, about {expected_bytes / 1e6:,.0f} MB needed", str(checkpoints))
+    require_room(checkpoints, expected_bytes)
     sweep_temporaries(checkpoints)
     folder = checkpoints / f"step-{step:08d}"
     with atomic_folder(folder) as temporary:
@@ -145,6 +145,17 @@ def save(
             (old / MANIFEST).unlink()  # no longer a checkpoint, even if the removal is interrupted
             shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def require_room(folder: Path, expected_bytes: int) -> None:
+    """Stop where a checkpoint of about so many bytes would fill the disk.
+
+    Raises:
+        OSError: there is less than 1.2 times that; both numbers are named.
+    """
+    free, needed = shutil.disk_usage(folder).free, 1.2 * expected_bytes
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{free / 1e6:,.1f} MB free, {needed / 1e6:,.1f} MB needed", str(folder))
 
 
 def lead_to(run_folder: Path, newest: Path) -> None:
@@ -203,12 +214,19 @@ def newest_valid(run_folder: Path, named: Path | None = None) -> Path:
             verify(folder)
         except CheckpointError as error:
             if folder != named:
-                warn(f"{error.what} Going back to the checkpoint before it.")
+                warn(error.what)
         else:
+            if named is not None or folder != candidates[-1]:
+                warn(f"Taking {folder} instead.")
             return folder
     if candidates:
         raise CheckpointError(
             f"No checkpoint of {run_folder} is whole.", "Start the run anew under another --run NAME."
+        )
+    if pointed(run_folder, "last") is not None:
+        raise CheckpointError(
+            f"The checkpoints of {run_folder} are gone: {run_folder / 'last'} leads to nothing.",
+            f"Put {run_folder / 'checkpoints'} back, or start the run anew under another --run NAME.",
         )
     raise CheckpointError(f"{run_folder} has no checkpoint yet.", "Let it train to its first validation.")
 
@@ -234,9 +252,16 @@ def find_run(run: str | None, root: Path = RUNS) -> Path:
     for candidate in (Path(run), root / run):
         if (candidate / "run.json").is_file() and not (candidate / "model.safetensors").exists():
             return candidate
-    fix = f"There are: {', '.join(str(folder) for folder in there[-10:])}." if there else "Train one: gpt2 train …"
+    guess = nearest(Path(run).name, [folder.name for folder in there])
+    fix = f"Did you mean {root / guess}?" if guess else _listed(there) if there else "Train one: gpt2 train …"
     what = f"{run} is no run: it has no run.json." if Path(run).exists() else f"There is no run {run!r}."
     raise RunError(what, fix)
+
+
+def _listed(runs: list[Path], most: int = 10) -> str:
+    """The newest of some runs, and how many more there are."""
+    more = f" and {len(runs) - most} more" if len(runs) > most else ""
+    return f"There are: {', '.join(str(run) for run in reversed(runs[-most:]))}{more}."
 
 
 def open_checkpoint(run: str | None, which: str = "best", root: Path = RUNS) -> OpenedCheckpoint:
@@ -268,7 +293,7 @@ def open_checkpoint(run: str | None, which: str = "best", root: Path = RUNS) -> 
         try:
             verify(target)
         except CheckpointError as error:
-            warn(f"{error.what} Taking the newest checkpoint that is whole instead.")
+            warn(error.what)
             target = newest_valid(run_folder, named=target)
     return OpenedCheckpoint(target, run_folder, step_of(target), _settings(target))
 
