@@ -4,6 +4,7 @@ BIN := .venv/bin
 SOURCES ?=
 TEXT ?=
 NANOGPT ?=
+CONVERSATIONS ?=
 
 .PHONY: help setup setup-dev demo train test test-slow check format bench clean
 
@@ -14,10 +15,12 @@ setup: .venv/.setup ## .venv with gpt2 in it
 
 setup-dev: .venv/.setup-dev ## the same with the test tools
 
-demo: .venv/.setup ## train on Python's own manuals, plot, generate
+demo: .venv/.setup ## train on Python's own manuals, tune on their questions and answers, ask it something
 	$(BIN)/gpt2 train python-docs --config configs/demo.toml
 	@echo
-	$(BIN)/gpt2 generate "$$(ls -td runs/demo*/ | head -n 1)" "Q: What does" --max-tokens 80 --seed 1
+	$(BIN)/gpt2 tune "$$(ls -td runs/demo*/ | head -n 1)" python-docs --config configs/demo-tune.toml
+	@echo
+	echo "What does shutil.copytree do?" | $(BIN)/gpt2 chat "$$(ls -td runs/demo*-tuned*/ | head -n 1)" --temperature 0.3 --seed 1
 
 train: .venv/.setup ## train on data/, or on SOURCES="a.txt b.csv"
 	$(BIN)/gpt2 train $(SOURCES)
@@ -39,12 +42,14 @@ format: .venv/.setup-dev ## mend what a program can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.setup-dev ## measure against peers: benchmarks/RESULTS.md; TEXT=tinyshakespeare.txt NANOGPT=CHECKOUT
+bench: .venv/.setup-dev ## measure against peers: benchmarks/RESULTS.md; TEXT=tinyshakespeare.txt NANOGPT=CHECKOUT CONVERSATIONS=instructions.csv
 	$(BIN)/python benchmarks/time_to_loss.py $(TEXT) $(if $(NANOGPT),--nanogpt $(NANOGPT))
 	$(BIN)/python benchmarks/minutes.py $(TEXT) $(if $(NANOGPT),--nanogpt $(NANOGPT))
 	$(BIN)/python benchmarks/step.py $(if $(NANOGPT),--nanogpt $(NANOGPT))
+	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/serving.py --record
 	$(BIN)/python benchmarks/soak.py --minutes 30 --record
+	$(if $(CONVERSATIONS),$(BIN)/python benchmarks/tuning.py runs/demo $(CONVERSATIONS))
 
 clean: ## remove the environment and caches; runs/ and data/ stay
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -22,7 +22,7 @@ def test_a_file_holds_one_thing(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 330, "a file this long holds more than one noun"
 
 
-@pytest.mark.parametrize("command", ["", "train", "generate", "chat", "serve", "plot", "corpus", "plan"])
+@pytest.mark.parametrize("command", ["", "train", "generate", "explain", "chat", "serve", "plot", "corpus", "plan"])
 def test_help_loads_neither_torch_nor_matplotlib(command: str) -> None:
     code = (
         "import sys, json\nfrom gpt2.cli import main\n"

@@ -14,7 +14,9 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.m
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
 POSITIONAL = {
     "train": ["sources"],
+    "tune": ["base", "sources"],
     "generate": ["run", "prompt"],
+    "explain": ["run", "prompt"],
     "chat": ["run"],
     "serve": ["run"],
     "plot": ["runs"],

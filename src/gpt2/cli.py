@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from gpt2.config.commands import (
     ChatSettings,
     CorpusSettings,
+    ExplainSettings,
     GenerateSettings,
     PlanSettings,
     PlotSettings,
@@ -21,6 +22,7 @@ from gpt2.config.commands import (
 )
 from gpt2.config.load import command_line, nearest, overlay, read_run, read_toml, validate
 from gpt2.config.schema import Section, Settings
+from gpt2.config.tuning import TuneSettings
 from gpt2.console import fail, say
 from gpt2.errors import ConfigError, UserError
 from gpt2.files import disk_error
@@ -92,14 +94,29 @@ def _go_on(asked: list[str], run: str, typed: dict[str, Any], argv: Sequence[str
         resume.fork(run, typed, STARTED)
 
 
-def _launched(argv: Sequence[str], processes: int) -> bool:
+def _launched(argv: Sequence[str], processes: int, command: str = "train") -> bool:
     """Whether the command was handed on to processes of its own."""
     if processes == 1 or "WORLD_SIZE" in os.environ:
         return False
     from gpt2.recipes.launch import launch
 
-    launch(argv, processes)
+    launch(argv, processes, command)
     return True
+
+
+def _tune(argv: Sequence[str]) -> None:
+    typed = command_line(TuneSettings, argv, "gpt2 tune", positional=["base", "sources"])
+    config = typed.pop("config", None)
+    settings = validate(TuneSettings, typed)
+    if config is not None:
+        from_file = read_toml(Path(config))
+        validate(TuneSettings, overlay(from_file, {"base": settings.base}), origin=config)
+        settings = validate(TuneSettings, overlay(from_file, typed))
+    if _launched(argv, settings.distributed.processes, "tune"):
+        return
+    from gpt2.recipes.tune import tune
+
+    tune(settings, STARTED)
 
 
 def _generate(argv: Sequence[str]) -> None:
@@ -115,6 +132,14 @@ def _chat(argv: Sequence[str]) -> None:
     from gpt2.recipes.chat import chat
 
     chat(settings)
+
+
+def _explain(argv: Sequence[str]) -> None:
+    typed = command_line(ExplainSettings, argv, "gpt2 explain", positional=["run", "prompt"])
+    settings = validate(ExplainSettings, typed)
+    from gpt2.recipes.explain import explain
+
+    explain(settings)
 
 
 def _serve(argv: Sequence[str]) -> None:
@@ -160,8 +185,10 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command(_train, TrainSettings),
+    "tune": Command(_tune, TuneSettings),
     "generate": Command(_generate, GenerateSettings),
     "chat": Command(_chat, ChatSettings),
+    "explain": Command(_explain, ExplainSettings),
     "serve": Command(_serve, ServeSettings),
     "plot": Command(_plot, PlotSettings),
     "corpus": Command(_corpus, CorpusSettings),

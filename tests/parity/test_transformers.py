@@ -21,6 +21,8 @@ from gpt2.config.presets import PRESETS
 from gpt2.errors import CheckpointError
 from gpt2.generation.engine import Engine
 from gpt2.generation.request import Request, Sampling
+from gpt2.inspection.lens import logit_lens
+from gpt2.inspection.trace import trace
 from gpt2.model.cost import parameters
 from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.tokenizer.bpe import BytePairTokenizer
@@ -136,6 +138,27 @@ def test_greedy_text_is_the_same_with_cache_without_and_in_transformers(tiny: GP
     assert prompt_ids + cached == uncached[:end]
     assert prompt_ids + cached == [token for token in theirs if token != BYTES.end_of_text]
     assert len(set(cached)) > 3
+
+
+def test_a_trace_has_the_attention_and_hidden_states_of_transformers(tiny: GPT2, twin: Any) -> None:
+    prompt = BYTES.encode("what looks at what?").tolist()
+    seen = trace(tiny, prompt)
+    twin.set_attn_implementation("eager")  # the only one that gives its weights
+    try:
+        with torch.no_grad():
+            theirs = twin(torch.tensor([prompt]), output_attentions=True, output_hidden_states=True)
+            assert (seen.attention - torch.cat(theirs.attentions)).abs().max() < 1e-5
+            *streams, normed = theirs.hidden_states  # the last one has passed the last norm
+            assert len(streams) == TINY.n_layer
+            for ours, stream in zip(seen.residuals, streams, strict=False):
+                assert (ours - stream[0]).abs().max() < 1e-5 * stream.abs().max()
+            assert (tiny.ln_f(seen.residuals[-1]) - normed[0]).abs().max() < 1e-5 * normed.abs().max()
+            lens = logit_lens(tiny, seen, BYTES.vocab_size, k=3)
+            for depth, stream in enumerate(streams):
+                expected = twin.lm_head(twin.transformer.ln_f(stream[0]))[:, : BYTES.vocab_size].softmax(-1)
+                assert (lens.probabilities[depth] - expected.topk(3).values).abs().max() < 1e-5
+    finally:
+        twin.set_attn_implementation("sdpa")
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])

@@ -114,6 +114,26 @@ def test_generate_gives_text_on_stdout_and_repeats_with_a_seed(cli: Cli, workpla
     assert re.search(r"tokens/s", first.err)
 
 
+def test_explain_in_the_terminal_as_a_page_and_over_time(cli: Cli, workplace: Path) -> None:
+    (workplace / "notes.txt").write_text(make_text(900))
+    assert cli("train", "notes.txt", "--run", "one", *QUICK, "--train.keep", "9").code == 0
+    told = cli("explain", "one", "The cat sees the dog", "--max-tokens", "5")
+    assert told.code == 0, told.err
+    for words in ("What comes after", "What each layer would say", "Nearest passages", "word for word"):
+        assert words in told.err
+    assert cli("explain", "one", "The cat sees", "--max-tokens", "5", "--out", "look.html").code == 0
+    page = (workplace / "look.html").read_text(encoding="utf-8")
+    assert '"attention"' in page
+    assert "one: a look inside" not in page  # drawn by the script, from the run's name
+    growth = cli("explain", "one", "The cat", "--over-time", "--out", "growth.html")
+    assert growth.code == 0, growth.err
+    data = re.search(r'id="view">(.*?)</script>', (workplace / "growth.html").read_text("utf-8"), re.S)
+    assert data is not None
+    assert [at["step"] for at in json.loads(data[1])["checkpoints"]] == [3, 6]
+    wrong = cli("explain", "one", "The", "--out", "absent/look.html")
+    assert (wrong.code, "no folder" in wrong.err) == (2, True)
+
+
 def test_several_answers_and_files_of_prompts(cli: Cli, workplace: Path) -> None:
     (workplace / "notes.txt").write_text(make_text(900))
     assert cli("train", "notes.txt", "--run", "one", *QUICK).code == 0

@@ -292,7 +292,7 @@ def test_commands(told: list[str], tmp_path: Path) -> None:
     assert len(json.loads(path.read_text())["messages"]) == 2
     assert told == [
         "The temperature is 0.",
-        f"Saved 1 turns to {path}.",
+        f"Saved 1 turn to {path}.",
         "A new conversation.",
         "The temperature is 0.",
     ]

@@ -1,21 +1,15 @@
 """Messages in a row → turns → ids: what a client sends whole, and how many of its turns the model still sees."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from gpt2.chat.template import ChatFormat
+from gpt2.chat.template import Format
+from gpt2.corpus.fields import Message
 from gpt2.tokenizer.base import Tokenizer
 from gpt2.tokenizer.bpe import LONGEST
 
 
-class Message(NamedTuple):
-    """What one speaker said."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-class Conversation(NamedTuple):
+class Unanswered(NamedTuple):
     """A conversation up to where an answer is due."""
 
     system: str
@@ -26,7 +20,7 @@ class Conversation(NamedTuple):
     """What shall be answered."""
 
 
-def conversation_of(messages: Sequence[Message]) -> Conversation:
+def conversation_of(messages: Sequence[Message]) -> Unanswered:
     """Messages as turns. Those of the same role in a row are one, on lines of their own.
 
     Raises:
@@ -44,14 +38,14 @@ def conversation_of(messages: Sequence[Message]) -> Conversation:
     if not asked or answered:
         raise ValueError("the last message must be the user's")
     system = "\n".join(content for role, content in messages if role == "system")
-    return Conversation(system, turns, "\n".join(asked))
+    return Unanswered(system, turns, "\n".join(asked))
 
 
-def prompt_ids(conversation: Conversation, form: ChatFormat, tokenizer: Tokenizer, room: int) -> list[int]:
+def prompt_ids(conversation: Unanswered, form: Format, tokenizer: Tokenizer, room: int) -> list[int]:
     """The ids that the model shall continue: the last message always, before it the newest turns that fit.
 
-    No model of this form was trained on instructions: they stand before the first message as plain text, an empty
-    line between.
+    A model that was taught system messages has them before all turns, whatever of these is left out. To any other they
+    stand before the first message as plain text, an empty line between.
 
     Args:
         conversation: what was said.
@@ -60,7 +54,8 @@ def prompt_ids(conversation: Conversation, form: ChatFormat, tokenizer: Tokenize
         room: ids at most; more are given only if the last message alone has more.
     """
     system, turns, message = conversation
-    opening = f"{system}\n\n" if system else ""
+    head = form.head(tokenizer, system)
+    opening = f"{system}\n\n" if system and not form.instructed else ""
     strips = form.answers
 
     def earlier() -> Iterator[list[int]]:
@@ -74,7 +69,7 @@ def prompt_ids(conversation: Conversation, form: ChatFormat, tokenizer: Tokenize
 
     last = message if turns else opening + message
     prompt = form.prompt(tokenizer, last.strip() if strips else last, first=not turns)
-    return remembered(prompt, earlier(), room)[0]
+    return head + remembered(prompt, earlier(), room - len(head))[0]
 
 
 def remembered(prompt: list[int], earlier: Iterable[list[int]], room: int) -> tuple[list[int], int]:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt2.chat.conversation import remembered
-from gpt2.chat.template import ChatFormat
+from gpt2.chat.template import chat_format
 from gpt2.config.commands import LARGEST_SEED, ChatSettings
-from gpt2.errors import RunError
-from gpt2.files import disk_error, require_folder, write_json
+from gpt2.errors import ConfigError, RunError, UserError
+from gpt2.files import disk_error, read_json, require_folder, write_json
 from gpt2.generation.engine import Engine
 from gpt2.generation.request import Sampling
 from gpt2.generation.stream import text_pieces
@@ -19,6 +19,8 @@ REPETITIONS = 4
 """A span that stands this often behind itself at the end of an answer is a loop …"""
 LOOP_LENGTH = 64
 """… if it all has at least this many characters: a short rule of dashes is none."""
+RETRY = 1_000_003
+"""From a seed to that of another answer in the same place: further than a conversation has turns."""
 LONGEST_SPAN = 400
 """Characters of the longest span that is looked for."""
 
@@ -48,14 +50,19 @@ class Session:
     def __init__(self, engine: Engine, template: str | None, settings: ChatSettings, origin: str = "") -> None:
         self.engine = engine
         self.template = template
-        self.format = ChatFormat.from_template(template)
+        self.format = chat_format(engine.tokenizer, template)
         self.settings = settings
         self.origin = origin
+        self.system = ""
+        """What the model is told before the conversation; empty: nothing."""
         self.turns: list[Turn] = []
         self.notices: list[str] = []
         """What the user should know about the last answer, in sentences."""
         self._said_forgotten = False
+        self._retries = 0
         self._saved: set[Path] = set()
+        if settings.system:
+            self.set_system(settings.system)
 
     def ask(self, message: str) -> Generator[str, None, None]:
         """Answer a message, in pieces of text.
@@ -66,15 +73,22 @@ class Session:
         Raises:
             UserError: the model's answer is no number. The conversation is then as before.
         """
+        self._retries = 0
+        yield from self._answer(message)
+
+    def _answer(self, message: str) -> Generator[str, None, None]:
         self.notices = []
         message = message.strip() if self.format.answers else message
         prompt = self._prompt(message)
         limits = self.settings
-        seed = None if limits.seed is None else (limits.seed + len(self.turns)) % (LARGEST_SEED + 1)
+        number = len(self.turns) + RETRY * self._retries
+        seed = None if limits.seed is None else (limits.seed + number) % (LARGEST_SEED + 1)
         sampling = Sampling(limits.temperature, limits.top_k, limits.top_p, limits.min_p, seed=seed)
         answer = ""
         try:
-            for piece in text_pieces(self.engine.generate(prompt, limits.max_tokens, sampling), self.engine.tokenizer):
+            stops = self.format.stops(self.engine.tokenizer)
+            ids = self.engine.generate(prompt, limits.max_tokens, sampling, stops)
+            for piece in text_pieces(ids, self.engine.tokenizer):
                 if self.format.answers and not answer:
                     piece = piece.lstrip()  # the white space that the template has before an answer
                 answer += piece
@@ -88,11 +102,61 @@ class Session:
             raise
         self._remember(message, answer)
 
+    def retry(self) -> Generator[str, None, None]:
+        """Answer the last message anew, as `ask` does; with a seed, differently at each retry.
+
+        Raises:
+            RunError: nothing was said yet.
+            UserError: the model's answer is no number. The conversation is then as before.
+        """
+        turn = self.undo()
+        self._retries += 1
+        try:
+            yield from self._answer(turn.message)
+        except UserError:
+            self.turns.append(turn)
+            raise
+
+    def undo(self) -> Turn:
+        """Take back the last message and its answer.
+
+        Raises:
+            RunError: nothing was said yet.
+        """
+        if not self.turns:
+            raise RunError("Nothing was said yet.", "Write a message first.")
+        return self.turns.pop()
+
     def reset(self) -> None:
-        """Begin a new conversation."""
+        """Begin a new conversation; the system message stays."""
         self.turns.clear()
         self.notices = []
         self._said_forgotten = False
+        self._retries = 0
+
+    def set_system(self, system: str) -> None:
+        """Tell the model something before the conversation; empty: nothing.
+
+        Raises:
+            ConfigError: it was not taught system messages, or they leave no room.
+        """
+        system = system.strip()
+        if system and not self.format.instructed:
+            raise ConfigError(
+                "This model knows no system messages: it was not tuned on conversations.", "gpt2 tune RUN faq.csv"
+            )
+        ids = self.format.head(self.engine.tokenizer, system)
+        if len(ids) > self.engine.context_length // 4:
+            raise ConfigError(
+                f"This system message has {len(ids)} tokens, the model's whole context {self.engine.context_length}.",
+                f"Say it with at most {self.engine.context_length // 4}.",
+            )
+        self.system = system
+
+    @property
+    def used(self) -> int:
+        """Tokens of the conversation so far, with its marks. Of more than fit, the oldest turns are not seen."""
+        return len(self.format.head(self.engine.tokenizer, self.system)) + sum(len(turn.ids) for turn in self.turns)
 
     def set_temperature(self, temperature: float) -> None:
         """Choose tokens at another temperature from the next answer on.
@@ -115,11 +179,12 @@ class Session:
             raise RunError(f"{path} exists already.", "Choose another name.")
         require_folder(path)
         roles = (("user", "message"), ("assistant", "answer"))
+        said = [{"role": role, "content": getattr(turn, part)} for turn in self.turns for role, part in roles]
         conversation = {
             "origin": self.origin,
             "template": self.template,
             "settings": self.settings.model_dump(),
-            "messages": [{"role": role, "content": getattr(turn, part)} for turn in self.turns for role, part in roles],
+            "messages": [{"role": "system", "content": self.system}] * bool(self.system) + said,
         }
         try:
             write_json(path, conversation)
@@ -127,19 +192,43 @@ class Session:
             raise disk_error(error, "saving the conversation") from error
         self._saved.add(path)
 
+    def load(self, path: Path) -> None:
+        """Go on with a conversation that `save` wrote, in place of this one.
+
+        Raises:
+            RunError: there is no such file, or it holds no conversation.
+            ConfigError: it has a system message, and the model knows none.
+        """
+        path = path.expanduser().absolute()
+        try:
+            messages = read_json(path)["messages"]
+            said = [(str(message["role"]), str(message["content"])) for message in messages]
+        except OSError as error:
+            raise RunError(f"{path} cannot be read: {error.strerror}.", "Name a file that /save wrote.") from None
+        except (UserError, KeyError, TypeError) as error:
+            raise RunError(f"{path} holds no conversation: {error}.", "Name a file that /save wrote.") from None
+        system = said.pop(0)[1] if said and said[0][0] == "system" else ""
+        if [role for role, _ in said] != ["user", "assistant"] * (len(said) // 2):
+            raise RunError(f"{path}: its messages are not by turns from user and assistant.", "Mend or choose another.")
+        self.set_system(system)
+        self.reset()
+        for (_, message), (_, answer) in zip(said[::2], said[1::2], strict=True):
+            self._remember(message, answer)
+
     def _prompt(self, message: str) -> list[int]:
-        """The ids that the model shall continue: as many of the newest turns as fit, and the message."""
+        """The ids that the model shall continue: the system's, as many of the newest turns as fit, and the message."""
         context = self.engine.context_length
-        room = context - min(self.settings.max_tokens, context // 2)  # the rest is for the answer
         tokenizer = self.engine.tokenizer
         if lost := cannot_spell(tokenizer, message):
             self.notices.append(lost)
+        head = self.format.head(tokenizer, self.system)
+        room = context - min(self.settings.max_tokens, context // 2) - len(head)  # the rest is for the answer
         prompt = self.format.prompt(tokenizer, message, first=not self.turns)
         if len(prompt) > room:
             prompt = self.format.shortened(tokenizer, message, room)
             self.notices.append(
                 f"The model saw only the end of your message: its context holds {context} tokens, "
-                f"{context - room} of them for the answer."
+                f"{context - room - len(head)} of them for the answer."
             )
         prompt, kept = remembered(prompt, (turn.ids for turn in reversed(self.turns)), room)
         forgotten = len(self.turns) - kept
@@ -147,7 +236,7 @@ class Session:
             self._said_forgotten = True
             turns = "turn" if forgotten == 1 else f"{forgotten} turns"
             self.notices.append(f"The model forgot the oldest {turns}: its context holds {context} tokens.")
-        return prompt
+        return head + prompt
 
     def _remember(self, message: str, answer: str) -> None:
         if self.format.answers:

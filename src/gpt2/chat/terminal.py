@@ -2,10 +2,11 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from gpt2.chat.markdown import MarkdownStream
 from gpt2.chat.session import Session
 from gpt2.config.load import nearest
 from gpt2.console import fail, say
@@ -16,10 +17,17 @@ from gpt2.tokenizer.base import well_formed
 HELP = {
     "help": ("/help", "this list"),
     "reset": ("/reset", "forget the conversation and begin a new one"),
+    "undo": ("/undo", "take back your last message and its answer"),
+    "retry": ("/retry", "another answer to your last message"),
+    "system": ("/system [TEXT]", "what a tuned model is told before the conversation; none: shows it; -: nothing"),
     "temperature": ("/temperature X", "0: always the likeliest words; up to 5: ever more surprising"),
+    "tokens": ("/tokens", "how much of the model's context the conversation takes"),
     "save": ("/save [FILE]", "write the conversation to a JSON file"),
+    "load": ("/load FILE", "go on with a conversation that was saved"),
     "quit": ("/quit", "leave; so does Ctrl-D"),
 }
+BLOCK = '"""'
+"""Begins and ends a message of several lines."""
 
 
 def talk(session: Session, source: TextIO, out: TextIO) -> None:
@@ -39,19 +47,19 @@ def talk(session: Session, source: TextIO, out: TextIO) -> None:
     if not session.format.answers:
         say(
             "This is a base model: it continues what you write and does not answer. Rows of questions and answers make "
-            "one that does: gpt2 train faq.csv --data.template 'Q: {question}\\nA: {answer}'",
+            "one that does: gpt2 tune RUN faq.csv",
             "dim",
         )
-    for line in _typed() if interactive else source:
+    for line in _typed(session) if interactive else source:
         line = well_formed(line.rstrip("\r\n"))
         if not line.strip():
             continue
         try:
             if line.startswith("/") and not line.startswith("//"):
-                if not _obey(session, line):
+                if not _obey(session, line, out):
                     return
             else:
-                _answer(session, line.removeprefix("/") if line.startswith("//") else line, out)
+                _answer(session, session.ask(line.removeprefix("/") if line.startswith("//") else line), out)
         except KeyboardInterrupt:
             if not interactive:
                 raise
@@ -60,14 +68,18 @@ def talk(session: Session, source: TextIO, out: TextIO) -> None:
             fail(error.what, error.fix)
 
 
-def _typed() -> Iterator[str]:
-    """Lines from the keyboard, with a history on the arrow keys where the system has readline."""
+def _typed(session: Session) -> Iterator[str]:
+    """Messages from the keyboard, with a history on the arrow keys where the system has readline.
+
+    The prompt shows how much of the context is taken. A line that ends with a backslash goes on in the next one, and
+    three quotes begin a message that three quotes end.
+    """
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 (input() uses it once it is there)
     interrupted = False
     while True:
         try:
-            line = input("> ")
+            line = _message(f"{session.used:,}/{session.engine.context_length:,} > ")
         except EOFError:
             say("")  # the shell's prompt begins on its own line
             return
@@ -82,25 +94,53 @@ def _typed() -> Iterator[str]:
             yield line
 
 
-def _answer(session: Session, message: str, out: TextIO) -> None:
+def _message(prompt: str) -> str:
+    """One message, of one line or several."""
+    further = "… ".rjust(len(prompt))
+    line = input(prompt)
+    if line.startswith(BLOCK):
+        lines = [line.removeprefix(BLOCK)]
+        while not lines[-1].rstrip().endswith(BLOCK):
+            lines.append(input(further))
+        lines[-1] = lines[-1].rstrip().removesuffix(BLOCK)
+        return "\n".join(lines).strip("\n")
+    lines = [line]
+    while lines[-1].endswith("\\"):
+        lines[-1] = lines[-1].removesuffix("\\")
+        lines.append(input(further))
+    return "\n".join(lines)
+
+
+def _answer(session: Session, answer: Generator[str, None, None], out: TextIO) -> None:
     """Print an answer as it is written, then what there is to say about it."""
-    ended = "\n"
-    try:
-        with contextlib.closing(session.ask(message)) as pieces:
-            for piece in pieces:
-                write(printable(piece), out)
-                ended = piece
-    finally:  # also when Ctrl-C stopped it
-        if not ended.endswith("\n"):
-            write("\n", out)
+    drawn = session.format.answers and session.settings.markdown and out.isatty()
+    with contextlib.closing(answer) as pieces:
+        if drawn:
+            with MarkdownStream(out) as stream:
+                for piece in pieces:
+                    stream.feed(printable(piece))
+        else:
+            _print(pieces, out)
     if not session.turns[-1].answer.strip():
-        write("\n", out)
+        if not drawn:
+            write("\n", out)
         say("The model had nothing to say: it ended the text at once.", style="dim")
     for notice in session.notices:
         say(notice, style="dim")
 
 
-def _obey(session: Session, line: str) -> bool:
+def _print(pieces: Iterable[str], out: TextIO) -> None:
+    ended = "\n"
+    try:
+        for piece in pieces:
+            write(printable(piece), out)
+            ended = piece
+    finally:  # also when Ctrl-C stopped it
+        if not ended.endswith("\n"):
+            write("\n", out)
+
+
+def _obey(session: Session, line: str, out: TextIO) -> bool:
     """Carry out a command; False if it was to leave.
 
     Raises:
@@ -112,10 +152,31 @@ def _obey(session: Session, line: str) -> bool:
         case "help":
             for usage, meaning in HELP.values():
                 say(f"  {usage:<16}{meaning}")
-            say("  A message that begins with / is typed with //.")
+            say("  A message that begins with / is typed with //. A line that ends with \\ goes on in the next one;")
+            say(f"  {BLOCK} begins a message of several lines, and {BLOCK} ends it. Ctrl-C stops an answer.")
         case "reset":
             session.reset()
             say("A new conversation.", style="dim")
+        case "undo":
+            say(f"Taken back: {' '.join(session.undo().message.split())[:60]}", style="dim")
+        case "retry":
+            _answer(session, session.retry(), out)
+        case "system":
+            if value:
+                session.set_system("" if value == "-" else value)
+            say(f"The system message: {session.system}" if session.system else "No system message.", style="dim")
+        case "tokens":
+            context, answer = session.engine.context_length, session.settings.max_tokens
+            say(
+                f"{session.used:,} of {context:,} tokens, in {_turns(session)}; "
+                f"{min(answer, context // 2):,} are kept for the answer. The oldest turns are forgotten first.",
+                style="dim",
+            )
+        case "load":
+            if not value:
+                raise ConfigError("Which conversation?", "Name its file: /load FILE, as /save wrote it.")
+            session.load(Path(value))
+            say(f"{_turns(session)} of {value}.", style="dim")
         case "temperature":
             if value:
                 session.set_temperature(_number(value))
@@ -123,7 +184,7 @@ def _obey(session: Session, line: str) -> bool:
         case "save":
             path = Path(value or time.strftime("chat-%Y%m%d-%H%M%S.json"))
             session.save(path)
-            say(f"Saved {len(session.turns)} turns to {path}.", style="dim")
+            say(f"Saved {_turns(session)} to {path}.", style="dim")
         case "quit":
             return False
         case _:
@@ -132,6 +193,11 @@ def _obey(session: Session, line: str) -> bool:
                 f"There is no command /{name}.", f"Did you mean /{guess}?" if guess else "/help lists the commands."
             )
     return True
+
+
+def _turns(session: Session) -> str:
+    """How many there are, in words."""
+    return f"{len(session.turns):,} turn{'s' * (len(session.turns) != 1)}"
 
 
 def _number(value: str) -> float:

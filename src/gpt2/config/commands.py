@@ -75,6 +75,18 @@ class GenerateSettings(SamplingSettings):
     )
 
 
+class ExplainSettings(SamplingSettings):
+    """Look inside a model: next-token chances, guesses of each layer, attention, surprise, and where it read that."""
+
+    run: str = Field(description="name of a run, or a folder: of a run, a checkpoint, any GPT-2 model")
+    prompt: str = Field(default="", description="text to look at; without it, a new document")
+    max_tokens: Annotated[int, Field(ge=0)] = Field(
+        default=24, description="tokens that the model writes on before it is looked at; 0: none"
+    )
+    out: str | None = Field(default=None, description="HTML file to write, complete in itself")
+    over_time: bool = Field(default=False, description="the same prompt answered by every checkpoint that was kept")
+
+
 class ChatSettings(SamplingSettings):
     """Talk to a trained model."""
 
@@ -83,6 +95,8 @@ class ChatSettings(SamplingSettings):
         description="name of a run, or a folder: of a run, a checkpoint, any GPT-2 model; else the newest run",
     )
     max_tokens: Count = Field(default=200, description="tokens of an answer at most")
+    system: str = Field(default="", description="what a tuned model is told before the conversation")
+    markdown: bool = Field(default=True, description="draw a tuned model's Markdown where the output is a terminal")
 
 
 class ServeSettings(Section):

@@ -187,6 +187,34 @@ class ScheduleSettings(Section):
     cooldown: Share = Field(default=0.4, description="share of the run that decays (wsd only)")
 
 
+class LoraSettings(Section):
+    """Learn thin products beside the weights instead of the weights (Hu et al. 2021); checkpoints have them merged."""
+
+    rank: Annotated[int, Field(ge=0, le=4096)] = Field(
+        default=0, description="rank of the products, such as 8; 0: all weights are learned"
+    )
+    alpha: Positive | None = Field(default=None, description="factor of the products, times the rank; else twice it")
+
+
+class TuningSettings(Section):
+    """What is tuned, and on what in the sources. Set by `gpt2 tune`."""
+
+    origin: str = Field(description="folder of the checkpoint whose weights it began with")
+    base: str = Field(description="folder of a run that keeps them")
+    tokenizer: str = Field(description="fingerprint of its tokenizer")
+    template: str | None = Field(default=None, description="by which the base's text was made of table rows")
+    text: str | None = Field(default=None, description="folder of the prepared text that the base was trained on")
+    prompt: str | None = None
+    response: str | None = None
+    context: str | None = None
+    system: str | None = None
+    rejected: str | None = None
+    preferences: bool = Field(default=False, description="whether the sources have two answers to choose from")
+    beta: Positive = 0.1
+    replay: Share = 0.0
+    lora: LoraSettings = Field(default_factory=LoraSettings)
+
+
 class DistributedSettings(Section):
     """Several processes that train one model together."""
 
@@ -216,6 +244,9 @@ class Settings(Section):
     optim: OptimSettings = Field(default_factory=OptimSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     distributed: DistributedSettings = Field(default_factory=DistributedSettings)
+    tuning: TuningSettings | None = Field(
+        default=None, description="set by gpt2 tune; None: trained on text", json_schema_extra=NOT_TYPED
+    )
 
     @field_validator("tokenizer")
     @classmethod

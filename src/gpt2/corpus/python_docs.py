@@ -9,6 +9,7 @@ Python version gives one corpus, and another version a slightly different one.
 import ast
 import csv
 import functools
+import hashlib
 import importlib
 import inspect
 import io
@@ -23,6 +24,8 @@ from gpt2.corpus.document import Document
 from gpt2.errors import DataError
 from gpt2.files import atomic_open
 
+EMBEDDED = "python-docs"
+"""What it is called as a source."""
 QA_TEMPLATE = "Q: {question}\nA: {answer}"
 """How a row of questions and answers becomes text: a table's template."""
 
@@ -88,6 +91,17 @@ def documents() -> Iterator[Document]:
     for name, question, answer in rows:
         text = QA_TEMPLATE.format(question=question, answer=answer)
         yield Document(f"{origin()}: {name}", None, (text,))
+
+
+@functools.cache
+def digest() -> tuple[int, str]:
+    """Bytes and sha256 of the embedded corpus."""
+    found, size = hashlib.sha256(), 0
+    for document in documents():
+        encoded = document.text.encode() + b"\0"
+        found.update(encoded)
+        size += len(encoded) - 1
+    return size, found.hexdigest()
 
 
 def write_text(path: Path) -> None:

@@ -1,7 +1,6 @@
 """Paths to documents: files, folders and patterns are found, each file is looked at once, and its text streams."""
 
 import difflib
-import functools
 import glob
 import hashlib
 import json
@@ -20,7 +19,7 @@ from gpt2.corpus.tables.template import Template, parse_template
 from gpt2.corpus.texts import TextPieces, examine
 from gpt2.errors import ConfigError, DataError
 
-Kind = Literal["text", "table", "embedded"]
+Kind = Literal["text", "table", "embedded", "conversations"]
 _RULES = 1  # goes up when the same files and settings give other documents than before
 _SUPPORTED = ".txt, .md, .rst (text), .csv and .tsv (tables)"
 
@@ -169,21 +168,16 @@ def kind_of(path: Path) -> Literal["text", "table"] | None:
             return None
 
 
-@functools.cache
-def _embedded_digest() -> tuple[int, str]:
-    """Bytes and sha256 of the embedded corpus."""
-    digest, size = hashlib.sha256(), 0
-    for document in python_docs.documents():
-        encoded = document.text.encode() + b"\0"
-        digest.update(encoded)
-        size += len(encoded) - 1
-    return size, digest.hexdigest()
+def embedded_file() -> tuple[SourceFile, str]:
+    """The embedded corpus as if it were a file, and a sentence about it."""
+    size, sha256 = python_docs.digest()
+    file = SourceFile(Path(python_docs.origin()), "embedded", size, sha256, "utf-8", {})
+    return file, f"Reading the documentation inside {python_docs.origin().title()}: {size / 1e6:.1f} MB."
 
 
 def _embedded(settings: DataSettings) -> Sources:
-    size, sha256 = _embedded_digest()
-    file = SourceFile(Path(python_docs.origin()), "embedded", size, sha256, "utf-8", {})
-    notes = [f"Reading the documentation inside {python_docs.origin().title()}: {size / 1e6:.1f} MB."]
+    file, note = embedded_file()
+    notes = [note]
     if settings.columns or settings.template is not None:
         notes.append("data.columns and data.template have no effect on it.")
     return Sources((file,), tuple(notes), python_docs.QA_TEMPLATE)
@@ -273,7 +267,7 @@ def _among(given: str, path: Path) -> list[Path]:
         if not files:
             raise DataError(f"No file matches {given}.", "Check the pattern; ** stands for any folders in between.")
     else:
-        raise _missing(path)
+        raise missing(path)
     if not any(map(kind_of, files)):
         raise _none_supported(given, files)
     return list(dict.fromkeys(files))
@@ -299,7 +293,7 @@ def _explains(path: Path, folder: Path | None = None) -> bool:
     return path.name.lower() == "readme.md" and (path.parent == folder or path.parent.resolve().name == "data")
 
 
-def _missing(path: Path) -> DataError:
+def missing(path: Path) -> DataError:
     """What to say of a path that does not exist: where it stops existing, and what is there instead."""
     if path.is_symlink():
         return DataError(f"{path} is a link to {os.readlink(path)}, which does not exist.", "Mend the link.")

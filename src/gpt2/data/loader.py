@@ -35,6 +35,11 @@ def _keys(seed: int, epoch: int, purpose: str) -> tuple[int, ...]:
     return struct.unpack(f"<{ROUNDS}Q", digest)
 
 
+def derived_numbers(seed: int, position: int, purpose: str, count: int) -> list[int]:
+    """Numbers of 64 bits that look unrelated, a formula of the arguments."""
+    return [_keys(seed, position, f"{purpose}:{number}")[0] for number in range(count)]
+
+
 def permute(positions: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
     """Where each position of an epoch's order lies: a bijection of [0, n), another one for each seed and epoch.
 

@@ -58,6 +58,11 @@ def parameters(config: Sizes) -> int:
     return config.vocab_size * C + config.context_length * C + L * block_parameters(C) + 2 * C
 
 
+def low_rank_parameters(config: Sizes, rank: int) -> int:
+    """Weights of LoRA's products: rank · (inputs + outputs) of a block's four matrices, 16·C together."""
+    return config.n_layer * rank * 16 * config.n_embd
+
+
 def flops(multiplying: int, n_layer: int, n_embd: int, context_length: int) -> int:
     """Floating-point operations of one training token, forward and backward, of any transformer decoder.
 

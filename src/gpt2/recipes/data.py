@@ -4,14 +4,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt2.config.schema import Settings
+from gpt2.chat.prepare import prepare_conversations
+from gpt2.config.schema import Settings, TuningSettings
 from gpt2.console import say, table, warn
+from gpt2.corpus.conversations import Conversations, open_conversations
 from gpt2.corpus.doctor import Report, examine
+from gpt2.corpus.fields import Fields
 from gpt2.corpus.prepare import Prepared, prepare
+from gpt2.corpus.python_docs import EMBEDDED
 from gpt2.corpus.sources import Sources, find_in_folder, open_sources
+from gpt2.tokenizer.roles import RoleTokenizer, roles_of
+from gpt2.tokenizer.store import load_tokenizer
 
-EMBEDDED = "python-docs"
-"""As a source: the documentation inside the running Python."""
 DATA = Path("data")
 
 
@@ -40,8 +44,10 @@ def absolute(sources: Sequence[str]) -> tuple[str, ...]:
     return tuple(source if source == EMBEDDED else os.path.abspath(source) for source in sources)
 
 
-def prepare_data(settings: Settings, root: Path) -> tuple[Prepared, Sources]:
+def prepare_data(settings: Settings, root: Path) -> tuple[Prepared, Sources | Conversations]:
     """Open the sources of a run and lay their tokens down under `root`; what was noticed on the way is said."""
+    if settings.tuning is not None:
+        return _prepare_conversations(settings, settings.tuning, root)
     sources = open_chosen(settings.sources, settings)
     validation = (
         open_sources(settings.data.validation_source, settings.data) if settings.data.validation_source else None
@@ -55,10 +61,38 @@ def prepare_data(settings: Settings, root: Path) -> tuple[Prepared, Sources]:
             "small model (--tokenizer gpt2 takes them all the same).",
             style="dim",
         )
-    left_out = [f"{count:,} {what}" for what, count in prepared.stats.counts.items() if what != "documents" and count]
-    if left_out:
-        say(f"Noticed on the way: {', '.join(left_out)}.", style="dim")
+    _say_counts(prepared)
     return prepared, sources
+
+
+def _prepare_conversations(settings: Settings, tuning: TuningSettings, root: Path) -> tuple[Prepared, Conversations]:
+    fields = Fields(tuning.prompt, tuning.response, tuning.context, tuning.system, tuning.rejected)
+    opened = [
+        open_conversations(paths, fields, settings.data, tuning.template)
+        for paths in (settings.sources, settings.data.validation_source)
+        if paths
+    ]
+    for note in (note for each in opened for note in each.notes):
+        say(note, style="dim")
+    sources, validation = (*opened, None)[:2]
+    assert sources is not None and settings.model.context_length
+    tokenizer = load_tokenizer(Path(tuning.base))
+    prepared = prepare_conversations(
+        sources,
+        validation,
+        tokenizer if roles_of(tokenizer) else RoleTokenizer(tokenizer),
+        settings.model.context_length,
+        settings.data,
+        root,
+    )
+    _say_counts(prepared)
+    return prepared, sources
+
+
+def _say_counts(prepared: Prepared) -> None:
+    noticed = [f"{count:,} {what}" for what, count in prepared.stats.counts.items() if what != "documents" and count]
+    if noticed:
+        say(f"Noticed on the way: {', '.join(noticed)}.", style="dim")
 
 
 def show(report: Report) -> None:

@@ -16,7 +16,7 @@ PROCESSES_TO_TRY_OUT = 8
 """So many may be started on any machine, to see how a larger one would do it; more than cores only wait."""
 
 
-def launch(argv: Sequence[str], processes: int) -> None:
+def launch(argv: Sequence[str], processes: int, command: str = "train") -> None:
     """Run `gpt2 train` with these arguments in so many processes, and end as they end.
 
     torchrun's launcher stops all when one fails; its own report is not shown: the process that failed has said why.
@@ -43,7 +43,7 @@ def launch(argv: Sequence[str], processes: int) -> None:
     )
     logging.disable(logging.CRITICAL)  # torchrun's own lines about a process that has already said why it failed
     try:
-        elastic_launch(config, sys.executable)("-m", "gpt2", "train", *argv)
+        elastic_launch(config, sys.executable)("-m", "gpt2", command, *argv)
     except ChildFailedError as error:
         raise SystemExit(error.get_first_failure()[1].exitcode) from None
     except SignalException as error:  # it was passed on to the processes, which have saved

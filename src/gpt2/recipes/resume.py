@@ -4,45 +4,25 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from gpt2.config.load import overlay, validate
 from gpt2.config.resolve import replanned
 from gpt2.config.schema import DistributedSettings, Settings
 from gpt2.console import say
-from gpt2.corpus.prepare import open_prepared
+from gpt2.corpus.conversations import Conversations
 from gpt2.corpus.sources import Sources
-from gpt2.distributed import World, joined, world_from_environment
+from gpt2.distributed import joined, world_from_environment
 from gpt2.errors import ConfigError, DataError, RunError, UserError
 from gpt2.files import locked, read_json, write_json
 from gpt2.optim.schedule import multiplier
+from gpt2.recipes.begun import Begun, free_folder, go, hashes, take
 from gpt2.recipes.data import absolute, prepare_data
-from gpt2.recipes.run import Job, run
 from gpt2.runtime import pick_device
 from gpt2.training import checkpoint
 from gpt2.training.metrics import read_metrics
 
 IN_USE = "Wait until it ends, or stop it: Ctrl-C saves it first."
-
-
-class Begun(TypedDict):
-    """What the main process tells the others of a run that can start: JSON values."""
-
-    folder: str
-    record: dict[str, Any]
-    data: str
-    resumed: str | None
-    deadline: float | None
-
-
-def go(begun: Begun | None, started: float, world: World) -> None:
-    """Run what the main process has begun, in this process; nothing, if there is nothing left to do."""
-    if begun is None:
-        return
-    prepared = open_prepared(Path(begun["data"]))
-    resumed = Path(begun["resumed"]) if begun["resumed"] else None
-    settings = Settings.model_validate(begun["record"]["settings"])
-    run(Job(Path(begun["folder"]), settings, prepared, begun["record"], resumed, started, world, begun["deadline"]))
 
 
 def resume(name: str, distributed: DistributedSettings | None, device: str | None, started: float) -> None:
@@ -144,7 +124,7 @@ def fork(name: str, typed: Mapping[str, Any], started: float) -> None:
             f"Say it: gpt2 train --fork {name} --train.steps 500   (or --train.minutes 10)",
         )
     runs = run_folder.parent if source.run_folder else checkpoint.RUNS
-    folder = _free(runs, settings.run or f"{run_folder.name}-fork", named=settings.run is not None)
+    folder = free_folder(runs, settings.run or f"{run_folder.name}-fork", named=settings.run is not None)
     settings = settings.model_copy(
         update={
             "run": folder.name,
@@ -159,9 +139,7 @@ def fork(name: str, typed: Mapping[str, Any], started: float) -> None:
         origin = {"asked": asked, "forked_from": str(source.folder)}
         record = {**source.settings, "settings": settings.model_dump(mode="json"), **origin}
         begun = _continued(folder, record, source.folder)
-        stack.enter_context(locked(folder))
-        if (folder / "run.json").exists():
-            raise _taken(folder)
+        take(folder, stack)
         write_json(folder / "run.json", record)
         say(f"{folder} begins where {source.folder} stands, at step {at:,}.")
         begun["deadline"] = started + 60 * minutes if minutes is not None else None
@@ -298,27 +276,8 @@ def _steps_in(folder: Path, seconds: float) -> int:
     return max(1, int(seconds * speed / per_step))
 
 
-def _free(runs: Path, name: str, named: bool) -> Path:
-    folder, number = runs / name, 1
-    if named and (folder / "run.json").exists():
-        raise _taken(folder)
-    while folder.exists():
-        number += 1
-        folder = runs / f"{name}-{number}"
-    return folder
-
-
-def _taken(folder: Path) -> RunError:
-    return RunError(f"There is a run {folder} already.", f"Give the new one another name: --run {folder.name}-2")
-
-
-def _changed(record: dict[str, Any], opened: Sources) -> str:
+def _changed(record: dict[str, Any], opened: Sources | Conversations) -> str:
     """Which source files differ from those that the run began with."""
     before, now = record["sources"], hashes(opened)
     names = sorted(path for path in {*before, *now} if before.get(path) != now.get(path))
     return f": {', '.join(names[:5])}{' …' if len(names) > 5 else ''}" if names else ""
-
-
-def hashes(opened: Sources) -> dict[str, str]:
-    """The sha256 of each source file, by its path."""
-    return {os.path.abspath(file.path): file.sha256 for file in opened.files}

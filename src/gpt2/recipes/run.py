@@ -4,7 +4,7 @@ import functools
 import itertools
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,22 +15,18 @@ from torch import Tensor
 from gpt2.config.resolve import replanned
 from gpt2.config.schema import Settings
 from gpt2.console import say, warn
-from gpt2.corpus.doctor import Report, examine
 from gpt2.corpus.prepare import Prepared
-from gpt2.corpus.shards import TokenShards
-from gpt2.data.dataset import IGNORED, GPTDataset, evaluation_windows
-from gpt2.data.loader import Loader
+from gpt2.data.dataset import IGNORED
 from gpt2.distributed import World, spread
 from gpt2.errors import RunError
 from gpt2.evaluation.loss import mean_loss
 from gpt2.files import read_json, sweep_temporaries, write_json
-from gpt2.model.cost import parameters
-from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.optim.build import build_optimizers
 from gpt2.optim.schedule import build_schedule
 from gpt2.recipes import showing
-from gpt2.recipes.data import show
+from gpt2.recipes.pretraining import Pretraining, Task
 from gpt2.recipes.snapshot import restore_weights, snapshot
+from gpt2.recipes.tuning import Tuning
 from gpt2.runtime import (
     autocast,
     derive_seed,
@@ -43,12 +39,10 @@ from gpt2.training.display import Display
 from gpt2.training.fit import Outcome, Progress, Rhythm, fit
 from gpt2.training.guard import Guard
 from gpt2.training.interrupt import StopRequest
-from gpt2.training.loss import NextTokenLoss
 from gpt2.training.metrics import MetricsFile, Record, cut_back
 from gpt2.training.pace import Pace
 from gpt2.training.saver import Saver
 from gpt2.training.trainer import Plan, Trainer, restore_optimizers
-from gpt2.weights.huggingface import load_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +73,20 @@ def run(job: Job) -> None:
         sweep_temporaries(folder / "checkpoints")
         sweep_temporaries(folder, older_than=3600)  # `gpt2 plot` writes here without a lock
 
-    model = _build_model(job).to(device)
-    objective = NextTokenLoss(model)
+    task = _task(job)
+    model = task.model(job.resumed).to(device)
+    objective = task.objective(model).to(device)
     precision = functools.partial(autocast, train.precision, device)
     laid_out = spread(objective, model.h, world, settings.distributed.strategy, train.precision)
     forward = torch.compile(laid_out.forward) if train.compile else laid_out.forward
-    optimizers = build_optimizers(model.named_parameters(), settings.optim)
-    loader = build_loader(settings, prepared, world)
+    optimizers = build_optimizers([(n, p) for n, p in model.named_parameters() if p.requires_grad], settings.optim)
     stop = StopRequest()
     trainer = Trainer(
         model=model,
         objective=forward,
         optimizers=optimizers,
         schedule=build_schedule(settings.schedule, train.steps),
-        loader=loader,
+        loader=task.loader(),
         guard=Guard(train.spike_sigma),
         plan=Plan(
             micro_batch_size=train.micro_batch_size,
@@ -113,24 +107,19 @@ def run(job: Job) -> None:
         progress.restore(state["progress"])
         restore_optimizers(model, optimizers, load_file(job.resumed / "training_state.safetensors"))
 
-    report = _report(settings, prepared, loader)
-    validation = TokenShards(prepared.folder, "validation")
-    if world.is_main and (job.resumed is None or not (folder / "report.json").exists()):  # a fork has none either
-        write_json(folder / "report.json", report.to_json())
-        show(report)
-    world.from_main(lambda: showing.reference_lines(prepared, validation)._asdict())
-    lines = showing.reference_lines(prepared, validation)
-    showing.announce(settings, report, device, world, validation)
+    if world.is_main:  # a fork has no report either
+        task.introduce(model, device, new=job.resumed is None or not (folder / "report.json").exists())
     can_sample = world.size == 1 or settings.distributed.strategy == "ddp"  # else no process holds the whole model
 
     def validate() -> float:
         size = 2 * trainer.micro_batch_size
-        batches = evaluation_windows(validation, model.config.context_length, size, train.eval_tokens)
-        return mean_loss(laid_out.forward, _share(batches, world), precision, world.sum)
+        return mean_loss(laid_out.forward, _share(task.validation(size), world), precision, world.sum)
+
+    lines = task.references(validate if trainer.step == 0 else None)
 
     def look(entry: Record) -> None:
         if world.is_main and can_sample:
-            showing.sample(folder, settings, prepared, model, entry.step)
+            task.sample(model, entry.step)
         if world.is_main:
             showing.plot(folder, settings, prepared, lines)
 
@@ -211,45 +200,14 @@ def run(job: Job) -> None:
             say(f"Or bring the learning rate down now: gpt2 train --finish {folder} --train.minutes 3")
         raise SystemExit(128 + (stop.received or signal.SIGTERM))
     if world.is_main:
-        showing.conclude(folder, settings, model.config, prepared, outcome, lines, trainer.step)
+        task.conclude(model, outcome, lines, trainer.step)
         showing.say_if_late(job.started, job.deadline)
 
 
-def _build_model(job: Job) -> GPT2:
-    """The model of a run: with the checkpoint's weights, or new ones fixed by the seed."""
-    if job.resumed is not None:
-        return load_model(job.resumed, dropout=job.settings.model.dropout)
-    model = GPT2(model_config(job.settings, job.prepared))
-    model.init_weights(torch.Generator().manual_seed(derive_seed(job.settings.train.seed, "weights")))
-    return model
-
-
-def model_config(settings: Settings, prepared: Prepared) -> GPT2Config:
-    """The sizes of a run's model."""
-    sizes = settings.model
-    assert sizes.context_length and sizes.n_layer and sizes.n_head and sizes.n_embd, "resolve the model first"
-    return GPT2Config(
-        vocab_size=prepared.stats.vocab_size,
-        context_length=sizes.context_length,
-        n_layer=sizes.n_layer,
-        n_head=sizes.n_head,
-        n_embd=sizes.n_embd,
-        dropout=sizes.dropout,
-    )
-
-
-def build_loader(settings: Settings, prepared: Prepared, world: World) -> Loader:
-    """The batches of a run's training part, for this process."""
-    assert settings.model.context_length
-    return Loader(
-        TokenShards(prepared.folder, "train"),
-        context_length=settings.model.context_length,
-        stride=settings.data.stride,
-        batch_size=settings.train.batch_size,
-        seed=derive_seed(settings.train.seed, "order"),
-        rank=world.rank,
-        world_size=world.size,
-    )
+def _task(job: Job) -> Task:
+    """What the run learns: answers in conversations, or text."""
+    kind = Pretraining if job.settings.tuning is None else Tuning
+    return kind(job.folder, job.settings, job.prepared, job.world)
 
 
 def _shrink(job: Job, micro_batch_size: int) -> None:
@@ -277,21 +235,6 @@ def _share(batches: Iterator[tuple[Tensor, Tensor, int]], world: World) -> Itera
         else:
             inputs, targets, _ = together[0]
             yield inputs, torch.full_like(targets, IGNORED), 0
-
-
-def _report(settings: Settings, prepared: Prepared, loader: Loader) -> Report:
-    assert settings.train.steps and settings.model.context_length
-    config = model_config(settings, prepared)
-    report = Report(
-        stats=prepared.stats,
-        context_length=config.context_length,
-        parameters=parameters(config),
-        train_windows=loader.windows_per_epoch,
-        validation_windows=len(GPTDataset(TokenShards(prepared.folder, "validation"), config.context_length)),
-        steps=settings.train.steps,
-        batch_size=settings.train.batch_size,
-    )
-    return replace(report, warnings=examine(report))
 
 
 def _last_good(folder: Path) -> str | None:

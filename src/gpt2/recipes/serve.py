@@ -5,7 +5,7 @@ import os
 import stat
 from pathlib import Path
 
-from gpt2.chat.template import ChatFormat
+from gpt2.chat.template import chat_format
 from gpt2.config.commands import ServeSettings
 from gpt2.console import say, warn
 from gpt2.errors import ConfigError
@@ -54,7 +54,7 @@ def serve(settings: ServeSettings) -> None:
         created=int((checkpoint.folder / "config.json").stat().st_mtime),
         tokenizer=engine.tokenizer,
         context_length=engine.context_length,
-        format=ChatFormat.from_template(template_of(checkpoint.settings)),
+        format=chat_format(engine.tokenizer, template_of(checkpoint.settings)),
     )
     logs.configure()
     metrics = Metrics()
@@ -68,7 +68,10 @@ def serve(settings: ServeSettings) -> None:
     size = parameters(engine.model.config)
     say(f"{model.id}: {size:,} parameters on {device}, context {model.context_length}, {settings.slots} at once.")
     if not model.format.answers:
-        say("It was trained without a template, so that chat continues a text, and does not answer.", style="dim")
+        say(
+            "It was neither tuned nor trained with a template, so that chat continues a text, and does not answer.",
+            style="dim",
+        )
     say(f"{url}/  in the browser; {url}/v1  for OpenAI's clients, model {model.id!r}.", style="bold")
     say(f"Stop with Ctrl-C: what runs is finished, within {limits.drain_seconds:g} s; a second Ctrl-C ends it.", "dim")
     worker.start()

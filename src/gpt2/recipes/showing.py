@@ -5,12 +5,13 @@ import math
 import re
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from gpt2.config.gpus import find_gpu
-from gpt2.config.schema import Settings
+from gpt2.config.schema import OptimSettings, Settings
 from gpt2.console import say, table, warn
 from gpt2.corpus.doctor import Report
 from gpt2.corpus.prepare import Prepared
@@ -32,8 +33,7 @@ from gpt2.training.plots import plot_run
 
 def announce(settings: Settings, report: Report, device: torch.device, world: World, validation: TokenShards) -> None:
     """One paragraph: what is about to be trained, on what, for how long."""
-    sizes, train, optim = settings.model, settings.train, settings.optim
-    rates = f"{optim.matrix_lr:g} and AdamW at {optim.lr:g}" if optim.name == "muon" else f"{optim.lr:g}"
+    sizes, train = settings.model, settings.train
     where = (
         f"{device}" if world.size == 1 else f"{world.size} processes ({settings.distributed.strategy}), {device.type}"
     )
@@ -41,7 +41,7 @@ def announce(settings: Settings, report: Report, device: torch.device, world: Wo
         f"Model: GPT-2 with {sizes.n_layer} layers, {sizes.n_head} heads, width {sizes.n_embd}, context "
         f"{sizes.context_length}: {report.parameters:,} parameters. Training: {train.steps:,} steps of "
         f"{train.batch_size} × {sizes.context_length} tokens ({report.epochs:.1f} epochs), "
-        f"{optim.name} at {rates}, {settings.schedule.name}, {train.precision} on {where}.",
+        f"{rates(settings.optim)}, {settings.schedule.name}, {train.precision} on {where}.",
         style="dim",
     )
     if len(validation) > train.eval_tokens:
@@ -50,6 +50,13 @@ def announce(settings: Settings, report: Report, device: torch.device, world: Wo
             "(--train.eval-tokens).",
             style="dim",
         )
+
+
+def rates(optim: OptimSettings) -> str:
+    """The optimizer and its peak rates, in words."""
+    return (
+        f"muon at {optim.matrix_lr:g} and AdamW at {optim.lr:g}" if optim.name == "muon" else f"adamw at {optim.lr:g}"
+    )
 
 
 def reference_lines(prepared: Prepared, validation: TokenShards) -> Baselines:
@@ -82,12 +89,12 @@ def sample(folder: Path, settings: Settings, prepared: Prepared, model: GPT2, st
     say(f"step {step}: {shown[:160]}{'…' if len(shown) > 160 else ''}", style="dim italic")
 
 
-def plot(folder: Path, settings: Settings, prepared: Prepared, lines: Baselines) -> None:
+def plot(folder: Path, settings: Settings, prepared: Prepared, lines: Mapping[str, float]) -> None:
     """Redraw the curves. A picture that cannot be written is no reason to stop."""
     sizes = settings.model
     title = f"{folder.name}: GPT-2, {sizes.n_layer} layers, width {sizes.n_embd}, {prepared.stats.tokenizer}"
     try:
-        plot_run(folder, title, lines._asdict())
+        plot_run(folder, title, lines)
     except OSError as error:
         warn(f"loss.png could not be drawn: {error.strerror or error}.")
 
@@ -99,7 +106,7 @@ def say_if_late(started: float, deadline: float | None) -> None:
         warn(f"It took {took:,.0f} s, not the {deadline - started:,.0f} s of --train.minutes: they were too few.")
 
 
-def _speed(settings: Settings, config: GPT2Config, records: list[Record]) -> list[tuple[str, str]]:
+def speed(settings: Settings, config: GPT2Config, records: list[Record]) -> list[tuple[str, str]]:
     """Tokens a second of the middle step; on a GPU whose peak is known, also what share of it that is."""
     speed = statistics.median(record.tokens_per_second for record in records)
     rows = [("tokens a second, median of steps", f"{speed:,.0f}")]
@@ -126,7 +133,7 @@ def conclude(
         ("bigram, unigram, uniform loss", f"{lines.bigram:.3f}, {lines.unigram:.3f}, {lines.uniform:.3f}"),
         ("its step", f"{best_step:,} of {step:,}"),
         ("time", f"{elapsed(records)[-1]:,.0f} s"),
-        *_speed(settings, config, records),
+        *speed(settings, config, records),
     ]
     table(f"Run {folder.name}, {outcome}", rows, ("", ""))
     if best >= lines.bigram:

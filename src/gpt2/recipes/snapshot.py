@@ -6,14 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
+from gpt2.chat.template import CHAT_TEMPLATE
 from gpt2.distributed import like, whole
 from gpt2.model.gpt2 import GPT2
+from gpt2.model.low_rank import merged
 from gpt2.tokenizer.base import Tokenizer
+from gpt2.tokenizer.layout import CONFIG_FILE
+from gpt2.tokenizer.roles import roles_of
 from gpt2.training import checkpoint
 from gpt2.training.fit import Progress
 from gpt2.training.trainer import Trainer, optimizer_tensors
 from gpt2.weights.huggingface import export_tensors, hf_config, hf_generation_config, load_model
+
+LEARNED = "learned.safetensors"
+"""Of a model with LoRA, what is learned, as it is; model.safetensors has it merged."""
 
 
 def snapshot(
@@ -31,7 +39,10 @@ def snapshot(
     """
     model = trainer.model
     assert isinstance(model, GPT2)
-    weights = {name: whole(value).detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+    plain = merged(model)
+    weights = {name: whole(value).detach().to("cpu", copy=True) for name, value in plain.state_dict().items()}
+    own = [] if plain is model else [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    learned = {name: parameter.detach().to("cpu", copy=True) for name, parameter in own}
     optimizer = optimizer_tensors(model, trainer.optimizers)
     state = {"format": 1, "trainer": trainer.state(), "progress": progress.to_json()}
     files = {
@@ -41,21 +52,29 @@ def snapshot(
         "run.json": record,
         **tokenizer.to_files(model.config.context_length),
     }
+    roles = roles_of(tokenizer)
+    if roles is not None:  # an answer ends with a message, or with the text
+        files["config.json"]["eos_token_id"] = roles.end
+        files["generation_config.json"]["eos_token_id"] = [roles.end, tokenizer.end_of_text]
+        files[CONFIG_FILE]["chat_template"] = CHAT_TEMPLATE
     texts = {name: json.dumps(value, indent=2, ensure_ascii=False) + "\n" for name, value in files.items()}
 
     def write(folder: Path) -> None:
         checkpoint.write_tensors(folder / "model.safetensors", export_tensors(weights))
         checkpoint.write_tensors(folder / "training_state.safetensors", optimizer)
+        if learned:
+            checkpoint.write_tensors(folder / LEARNED, learned)
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
 
-    tensors = sum(value.nbytes for value in (*weights.values(), *optimizer.values()))
+    tensors = sum(value.nbytes for value in (*weights.values(), *learned.values(), *optimizer.values()))
     return write, tensors + 2**20
 
 
 def restore_weights(model: GPT2, folder: Path) -> None:
     """Put a checkpoint's weights into a model that is in use, however it is laid over processes."""
-    saved = load_model(folder).state_dict()
+    saved = load_file(folder / LEARNED) if (folder / LEARNED).exists() else load_model(folder).state_dict()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(like(saved[name].to(parameter.device), parameter))
+            if parameter.requires_grad:
+                parameter.copy_(like(saved[name].to(parameter.device), parameter))

@@ -2,8 +2,9 @@
 
 from typing import NamedTuple, TypeVar
 
-from gpt2.chat.conversation import Message, conversation_of, prompt_ids
+from gpt2.chat.conversation import conversation_of, prompt_ids
 from gpt2.config.commands import LARGEST_SEED
+from gpt2.corpus.fields import Message
 from gpt2.generation.request import Request, Sampling
 from gpt2.serve.errors import ApiError
 from gpt2.serve.limits import MOST_PROMPTS
@@ -75,7 +76,8 @@ async def for_chat(body: ChatRequest, model: ServedModel) -> Asked:
         answer = f", with {limit:,} more for the answer (max_tokens)," if limit else ", with room for an answer,"
         raise model.too_long(f"The last message of {len(ids):,} tokens{answer}", "messages")
     alternatives = (body.top_logprobs or 0) if body.logprobs else None
-    requests = _requests(body, ids, limit or model.context_length - len(ids), alternatives, model)
+    stops = frozenset(model.format.stops(model.tokenizer))
+    requests = _requests(body, ids, limit or model.context_length - len(ids), alternatives, model, stops)
     return Asked(requests, len(ids), [""] * len(requests))
 
 
@@ -104,7 +106,14 @@ def _message(said: Said | Answered) -> Message:
     return Message("system" if said.role == "developer" else said.role, text)
 
 
-def _requests(body: Sampled, ids: list[int], limit: int, logprobs: int | None, model: ServedModel) -> list[Request]:
+def _requests(
+    body: Sampled,
+    ids: list[int],
+    limit: int,
+    logprobs: int | None,
+    model: ServedModel,
+    stop_ids: frozenset[int] = frozenset(),
+) -> list[Request]:
     """`n` requests for one prompt; with a seed, each next one has the next seed."""
     bias = {int(token): value for token, value in (body.logit_bias or {}).items()}
     if bias and (largest := max(bias)) >= model.tokenizer.vocab_size:
@@ -127,6 +136,7 @@ def _requests(body: Sampled, ids: list[int], limit: int, logprobs: int | None, m
                 seed=None if body.seed is None else (body.seed + number) % (LARGEST_SEED + 1),
             ),
             stop=stop,
+            stop_ids=stop_ids,
             logprobs=logprobs,
         )
         for number in range(body.n or 1)

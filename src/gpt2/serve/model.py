@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gpt2.chat.template import ChatFormat
+from gpt2.chat.template import Format
 from gpt2.serve.errors import ApiError
 from gpt2.serve.limits import INLINE_CHARACTERS
 from gpt2.tokenizer.base import Tokenizer
@@ -23,7 +23,7 @@ class ServedModel:
     """Unix time of its checkpoint."""
     tokenizer: Tokenizer
     context_length: int
-    format: ChatFormat
+    format: Format
 
     def check_length(self, text: str, param: str) -> None:
         """Refuse a text that no tokenizer could fit into the context, before any work is done for it.

@@ -21,7 +21,7 @@ class Tokenizer(Protocol):
     vocab_size: int
     """Number of ids, special ones included; every id is in [0, vocab_size)."""
     end_of_text: int
-    """The id that stands between documents: the last one, vocab_size - 1."""
+    """The id that stands between documents: the last one, unless marks of speakers follow (`tokenizer/roles.py`)."""
 
     def encode(self, text: str) -> np.ndarray:
         """Ids of plain text, shape (n,), dtype uint32, maybe read-only. A lone surrogate counts as U+FFFD."""

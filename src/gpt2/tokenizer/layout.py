@@ -32,6 +32,12 @@ def unspell(spelling: str) -> bytes:
     return bytes([_SPELLED_BYTE[character] for character in spelling])
 
 
+def added_token(identifier: int, spelling: str) -> dict[str, Any]:
+    """An entry of tokenizer.json for an id that no merging of text gives."""
+    as_it_is = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": identifier, "content": spelling, **as_it_is, "special": True}
+
+
 def tokenizer_files(
     name: str,
     end_of_text: int,
@@ -43,13 +49,12 @@ def tokenizer_files(
     config: dict[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """The two files around a model: tokenizer.json, and tokenizer_config.json with the keys of `config` added."""
-    mark = {"content": END_OF_TEXT, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {
         TOKENIZER_FILE: {
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": [{"id": end_of_text, **mark, "special": True}],
+            "added_tokens": [added_token(end_of_text, END_OF_TEXT)],
             "normalizer": None,
             "pre_tokenizer": pre_tokenizer,
             "post_processor": None,

@@ -15,6 +15,7 @@ from gpt2.tokenizer.bpe import LONGEST, BytePairTokenizer, train_bpe
 from gpt2.tokenizer.char import UNKNOWN, CharTokenizer, train_char
 from gpt2.tokenizer.gpt2 import gpt2_tokenizer, is_gpt2_merges
 from gpt2.tokenizer.layout import CONFIG_FILE, NAME_KEY, TOKENIZER_FILE, unspell
+from gpt2.tokenizer.roles import ROLE_SPELLINGS, RoleTokenizer
 
 MOST_IDS = 2**20
 """Ids in a vocabulary at most; a file that claims more is damaged."""
@@ -56,12 +57,14 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         _require(content.get("normalizer") is None, "it normalizes text, which no tokenizer here does")
         model = content.get("model")
         _require(isinstance(model, dict), "it has no model")
-        spellings = _spellings(model.get("vocab"), content.get("added_tokens"))
-        if model.get("type") == "BPE":
-            return _byte_pairs(_saved_name(folder), spellings, model, content.get("pre_tokenizer"))
-        if model.get("type") == "WordLevel":
-            return _characters(spellings, model, content.get("pre_tokenizer"))
-        raise ValueError(f"its model is {model.get('type')!r}, neither BPE nor WordLevel")
+        added = content.get("added_tokens")
+        spellings = _spellings(model.get("vocab"), added)
+        _require(model.get("type") in ("BPE", "WordLevel"), f"its model is {model.get('type')!r}, no BPE or WordLevel")
+        if model["type"] == "BPE":
+            plain: Tokenizer = _byte_pairs(_saved_name(folder), spellings, model, content.get("pre_tokenizer"))
+        else:
+            plain = _characters(spellings, model, content.get("pre_tokenizer"))
+        return plain if len(added) == 1 else _with_roles(plain, added)
     except UserError as error:  # not JSON, or too large: already said with the path
         raise CheckpointError(error.what, _MEND) from error
     except (ValueError, OSError) as error:
@@ -79,7 +82,9 @@ def _require(condition: bool, otherwise: str) -> None:
 def _spellings(vocab: Any, added: Any) -> list[str]:
     """All spellings in the order of their ids, the end-of-text mark last and everything before it from `vocab`."""
     _require(isinstance(vocab, dict) and isinstance(added, list), "it has no vocabulary or no added tokens")
-    _require(len(added) == 1 and isinstance(added[0], dict), f"it must add one token, {END_OF_TEXT}, and no other")
+    known = (END_OF_TEXT, *ROLE_SPELLINGS)
+    sound = len(added) in (1, len(known)) and all(isinstance(token, dict) for token in added)
+    _require(sound, f"it must add {END_OF_TEXT}, and perhaps {' '.join(ROLE_SPELLINGS)}, but no other token")
     mark = added[0]
     _require(mark.get("content") == END_OF_TEXT, f"it adds {mark.get('content')!r} where {END_OF_TEXT} is expected")
     ids = {**vocab, END_OF_TEXT: mark.get("id")}
@@ -90,6 +95,15 @@ def _spellings(vocab: Any, added: Any) -> list[str]:
     _require(sorted(by_id) == list(range(len(ids))), f"its {len(ids):,} ids are not 0 to {len(ids) - 1:,}, each once")
     _require(ids[END_OF_TEXT] == len(ids) - 1, f"{END_OF_TEXT} is not the last id")
     return [by_id[i] for i in range(len(ids))]
+
+
+def _with_roles(plain: Tokenizer, added: list[Any]) -> Tokenizer:
+    """The tokenizer with the marks of speakers that the file has, if they are those of this program."""
+    tokenizer = RoleTokenizer(plain)
+    there = [(token.get("id"), token.get("content")) for token in added[1:]]
+    expected = list(zip(tokenizer.roles.all, ROLE_SPELLINGS, strict=True))
+    _require(there == expected, f"it adds {there} where {expected} are expected")
+    return tokenizer
 
 
 def _byte_pairs(name: str | None, spellings: list[str], model: dict[str, Any], split: Any) -> BytePairTokenizer:

@@ -75,19 +75,31 @@ class Table:
             DataError: a record is malformed or has too many fields; its line is named.
         """
         positions = [self.columns.index(name) for name in self.picked]
-        body = _body(self.path, self.encoding, self.separator, self.header, len(self.columns))
-        for number, row in enumerate(body, 1):
-            if len(row) < len(self.columns):
-                counts["short rows"] += 1
-                row.extend("" for _ in range(len(self.columns) - len(row)))
-            for position in positions:  # a quoted cell keeps the line ends of the system that wrote it
-                if "\r" in row[position]:
-                    row[position] = row[position].replace("\r\n", "\n").replace("\r", "\n")
+        for number, row in self.cells(counts):
             filled = [row[position] for position in positions if row[position].strip()]
             if filled:
                 yield number, "\n".join(filled) if self.template is None else self.template.render(row)
             else:
                 counts["empty rows"] += 1
+
+    def cells(self, counts: Counter[str]) -> Iterator[tuple[int, list[str]]]:
+        """Yield the number of each record, from 1, and its cells, one for each column.
+
+        Args:
+            counts: "short rows" are added to it.
+
+        Raises:
+            DataError: as `rows`.
+        """
+        body = _body(self.path, self.encoding, self.separator, self.header, len(self.columns))
+        for number, row in enumerate(body, 1):
+            if len(row) < len(self.columns):
+                counts["short rows"] += 1
+                row.extend("" for _ in range(len(self.columns) - len(row)))
+            for position, cell in enumerate(row):  # a quoted cell keeps the line ends of the system that wrote it
+                if "\r" in cell:
+                    row[position] = cell.replace("\r\n", "\n").replace("\r", "\n")
+            yield number, row[: len(self.columns)]
 
 
 def open_table(
@@ -96,8 +108,11 @@ def open_table(
     header: Literal["auto", "yes", "no"] = "auto",
     columns: Sequence[str] = (),
     template: Template | None = None,
+    whole: bool = False,
 ) -> Table:
     """Find a table's separator and header, and the columns to read: those given, the template's, or the text columns.
+
+    With `whole`, all of them are, whatever they hold.
 
     Raises:
         DataError: a record among the first is malformed; there are no rows; two columns share a name; a column is
@@ -120,6 +135,8 @@ def open_table(
     if template is not None:
         bound = template.bind(names, str(path))
         picked = list(dict.fromkeys(names[position] for position in bound.cells))
+    elif whole:
+        picked = list(names)
     elif columns:
         picked = [_existing(path, column, names) for column in columns]
     else:

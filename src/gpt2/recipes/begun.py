@@ -1,0 +1,107 @@
+"""A run that can start: its folder taken, its run.json written, its data prepared."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+
+from gpt2 import __version__
+from gpt2.config.schema import Settings
+from gpt2.corpus.conversations import Conversations
+from gpt2.corpus.prepare import Prepared, open_prepared
+from gpt2.corpus.sources import Sources
+from gpt2.distributed import World
+from gpt2.errors import RunError
+from gpt2.files import locked
+from gpt2.recipes.run import Job, run
+from gpt2.runtime import environment
+
+
+class Begun(TypedDict):
+    """What the main process tells the others of a run that can start: JSON values."""
+
+    folder: str
+    record: dict[str, Any]
+    data: str
+    resumed: str | None
+    deadline: float | None
+
+
+def go(begun: Begun | None, started: float, world: World) -> None:
+    """Run what the main process has begun, in this process; nothing, if there is nothing left to do."""
+    if begun is None:
+        return
+    prepared = open_prepared(Path(begun["data"]))
+    resumed = Path(begun["resumed"]) if begun["resumed"] else None
+    settings = Settings.model_validate(begun["record"]["settings"])
+    run(Job(Path(begun["folder"]), settings, prepared, begun["record"], resumed, started, world, begun["deadline"]))
+
+
+def new_record(
+    settings: Settings, prepared: Prepared, opened: Sources | Conversations, device: torch.device, **more: Any
+) -> dict[str, Any]:
+    """run.json of a new run: with the sources' bytes it repeats the run.
+
+    Args:
+        settings: complete.
+        prepared: its data.
+        opened: where they came from.
+        device: where it trains.
+        more: what is to be remembered besides.
+    """
+    return {
+        "format": 1,
+        "gpt2_from_scratch": __version__,
+        "settings": settings.model_dump(mode="json"),
+        "template": opened.template if isinstance(opened, Sources) else None,
+        "sources": hashes(opened),
+        "data": prepared.fingerprint,
+        "environment": environment(device),
+        **more,
+    }
+
+
+def hashes(opened: Sources | Conversations) -> dict[str, str]:
+    """The sha256 of each source file, by its path."""
+    return {os.path.abspath(file.path): file.sha256 for file in opened.files}
+
+
+def free_folder(runs: Path, name: str, named: bool) -> Path:
+    """The folder of a new run.
+
+    Args:
+        runs: where runs are.
+        name: of the run.
+        named: by the user; otherwise another name is found where it is taken.
+
+    Raises:
+        RunError: the name that the user gave is taken.
+    """
+    folder, number = runs / name, 1
+    if named:
+        _require_free(folder)
+        return folder
+    while folder.exists():
+        number += 1
+        folder = runs / f"{name}-{number}"
+    return folder
+
+
+def take(folder: Path, stack: contextlib.ExitStack) -> None:
+    """Lock the folder of a new run until `stack` closes.
+
+    Raises:
+        RunError: another command has taken it meanwhile.
+    """
+    stack.enter_context(locked(folder))
+    _require_free(folder)
+
+
+def _require_free(folder: Path) -> None:
+    if (folder / "run.json").exists():
+        raise RunError(
+            f"There is a run {folder} already.",
+            f"Go on with it: gpt2 train --resume {folder}. Or give the new one another name: --run {folder.name}-2",
+        )

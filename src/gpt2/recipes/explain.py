@@ -1,0 +1,195 @@
+"""`gpt2 explain`: what goes on in a model at a prompt, in the terminal and as a page; or how its answer grew."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpt2.config.commands import ExplainSettings
+from gpt2.console import progress, say, table, warn
+from gpt2.corpus.shards import TokenShards
+from gpt2.errors import CheckpointError, DataError, RunError
+from gpt2.files import atomic_open, disk_error, require_folder
+from gpt2.generation.engine import Engine
+from gpt2.generation.request import Sampling
+from gpt2.generation.stream import printable
+from gpt2.inspection.document import html
+from gpt2.inspection.view import look, origins, softmax_of, spell
+from gpt2.runtime import pick_device
+from gpt2.tokenizer.base import Tokenizer, cannot_spell, well_formed
+from gpt2.tokenizer.store import load_tokenizer
+from gpt2.training.checkpoint import (
+    OpenedCheckpoint,
+    find_run,
+    list_checkpoints,
+    open_checkpoint,
+    step_of,
+    validation_loss,
+    verify,
+)
+from gpt2.weights.huggingface import load_model
+
+SEED = 0
+"""Where none is given: the same look again gives the same answer."""
+SHOWN = 10
+"""Rows of a table in the terminal."""
+
+
+def explain(settings: ExplainSettings) -> None:
+    """Let the model write on from a prompt, and show what it saw, in the terminal or in an HTML file.
+
+    Raises:
+        UserError: no such run, checkpoint, device or folder.
+    """
+    if settings.out is not None:
+        require_folder(Path(settings.out))
+    device = pick_device(settings.device)
+    view = _over_time(settings, device) if settings.over_time else _look(settings, device)
+    if settings.out is not None:
+        path = Path(settings.out).expanduser()
+        try:
+            with atomic_open(path, "w") as file:
+                file.write(html(view))
+        except OSError as error:
+            raise disk_error(error, f"writing {path}") from error
+        say(f"Wrote {path}: open it in a browser.")
+    elif settings.over_time:
+        rows = [(f"{at['step']:,}", _loss(at["loss"]), printable(at["text"])) for at in view["checkpoints"]]
+        table(f"After {view['prompt']!r}", rows, ("step", "validation", "text"))
+    else:
+        _print(view)
+        say("With --out explain.html: the same as a page, and the attention of every head.", style="dim")
+
+
+def _look(settings: ExplainSettings, device: torch.device) -> dict[str, Any]:
+    """One checkpoint at one prompt, with what it wrote on."""
+    checkpoint = open_checkpoint(settings.run, settings.checkpoint)
+    model, tokenizer = load_model(checkpoint.folder, device), load_tokenizer(checkpoint.folder)
+    prompt = _prompt(settings, tokenizer)
+    written = list(Engine(model, tokenizer).generate(prompt, settings.max_tokens, _sampling(settings)))
+    view = look(model, tokenizer, [*prompt, *written], len(written))
+    shards = _training_text(checkpoint, tokenizer)
+    view["origins"] = None if shards is None else origins(tokenizer, [*prompt, *written], len(written), shards)
+    view["sampling"] = {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
+    view["name"] = str(checkpoint.run_folder or checkpoint.folder)
+    return view
+
+
+def _over_time(settings: ExplainSettings, device: torch.device) -> dict[str, Any]:
+    """Every checkpoint that was kept, at the same prompt with the same seed."""
+    run = find_run(settings.run)
+    answers = []
+    with progress("Asking every checkpoint", total=len(list_checkpoints(run))) as advance:
+        for folder in list_checkpoints(run):
+            try:
+                verify(folder)
+            except CheckpointError as error:
+                warn(error.what)
+                continue
+            model, tokenizer = load_model(folder, device), load_tokenizer(folder)
+            prompt = _prompt(settings, tokenizer)
+            written = list(Engine(model, tokenizer).generate(prompt, settings.max_tokens, _sampling(settings)))
+            expected = look(model, tokenizer, prompt, 0)["tokens"][-1]
+            shares = softmax_of(expected)
+            loss = validation_loss(folder)
+            answers.append(
+                {
+                    "step": step_of(folder) or 0,
+                    "loss": loss if loss < float("inf") else None,
+                    "text": tokenizer.decode(written),
+                    "guesses": [
+                        (spell(tokenizer, guess), round(share, 5))
+                        for (guess, _, _), share in zip(expected["guesses"][:SHOWN], shares, strict=False)
+                    ],
+                }
+            )
+            advance(1)
+    if not answers:
+        raise RunError(f"{run} has no whole checkpoint.", "Let it train to its first validation.")
+    if len(answers) < 4:
+        warn(f"{run} kept only {len(answers)} checkpoints. Train with --train.keep 20 to see more of its growing up.")
+    return {"name": str(run), "prompt": settings.prompt, "checkpoints": answers}
+
+
+def _prompt(settings: ExplainSettings, tokenizer: Tokenizer) -> list[int]:
+    """The ids of the prompt; of none, the mark that begins a document."""
+    prompt = well_formed(settings.prompt)
+    if lost := cannot_spell(tokenizer, prompt):
+        warn(lost)
+    return tokenizer.encode(prompt).tolist() or [tokenizer.end_of_text]
+
+
+def _sampling(settings: ExplainSettings) -> Sampling:
+    seed = SEED if settings.seed is None else settings.seed
+    return Sampling(settings.temperature, settings.top_k, settings.top_p, settings.min_p, seed=seed)
+
+
+def _training_text(checkpoint: OpenedCheckpoint, tokenizer: Tokenizer) -> TokenShards | None:
+    """The tokens that the run was trained on, where they are still there."""
+    data = checkpoint.settings.get("data")
+    if checkpoint.run_folder is None or not isinstance(data, str):
+        return None
+    try:
+        return TokenShards(checkpoint.run_folder.parent / ".prepared" / data, "train", tokenizer.fingerprint())
+    except DataError:
+        return None
+
+
+def _print(view: dict[str, Any]) -> None:
+    """What fits a terminal: surprise, next tokens, the guesses of each layer, where it comes from."""
+    tokens = view["tokens"]
+    rows = [
+        (
+            _shown(token["text"]),
+            str(token["id"]),
+            "" if token["loss"] is None else f"{token['loss']:.2f}",
+            "" if token["rank"] is None else str(token["rank"] + 1),
+            "written" if token["written"] else "",
+        )
+        for token in tokens[-4 * SHOWN :]
+    ]
+    table("The text, token by token", rows, ("token", "id", "loss (nats)", "guess no.", ""))
+    written = next((place for place, token in enumerate(tokens) if token["written"]), len(tokens))
+    at = max(0, written - 1)
+    shares = softmax_of(tokens[at])
+    rows = [
+        (_shown(text), f"{share:.4f}", f"{'█' * round(40 * share):<40}")
+        for (_, text, _), share in list(zip(tokens[at]["guesses"], shares, strict=True))[:SHOWN]
+    ]
+    table(f"What comes after {_shown(tokens[at]['text'])}, at temperature 1", rows, ("token", "probability", ""))
+    depths = ["embeddings", *(f"layer {layer + 1}" for layer in range(view["layers"]))]
+    rows = [
+        (name, *(f"{_shown(text)} {share:.2f}" for text, share in guesses[at][:3]))
+        for name, guesses in reversed(list(zip(depths, view["lens"], strict=True)))
+    ]
+    table("What each layer would say there", rows, ("read after", "first", "second", "third"))
+    _print_origins(view["origins"])
+
+
+def _print_origins(found: dict[str, Any] | None) -> None:
+    if found is None:
+        say("The training text is not at hand, so it cannot be said where this was read.", style="dim")
+        return
+    spans: Sequence[dict[str, Any]] = found["spans"]
+    say(
+        f"{found['share']:.0%} of what it wrote stands word for word in the training text, "
+        f"in spans of {found['characters']} characters or more."
+    )
+    for span in spans[:SHOWN]:
+        say(f"  {span['document']}: … {_shown(span['text'])} …", style="dim")
+    rows = [(one["document"], f"{one['score']:g}", _shown(one["text"][:160])) for one in found["passages"]]
+    if rows:
+        table("Nearest passages of the training text", rows, ("document", "score", "begins"))
+
+
+def _shown(text: str) -> str:
+    return (
+        printable(text).replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·")
+        if not text.strip()
+        else (printable(text).replace("\n", "⏎").replace("\t", "⇥"))
+    )
+
+
+def _loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
