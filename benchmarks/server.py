@@ -44,10 +44,14 @@ class ServerProcess:
         self.complaints: list[str] = []
         """Lines of its log that are no plain report of a request."""
         said = ""
-        while "Stop with" not in said:
-            line = self.process.stderr.readline()
-            assert line, f"the server did not start:\n{said}"
-            said += line
+        try:
+            while "Stop with" not in said:
+                line = self.process.stderr.readline()
+                assert line, f"the server did not start:\n{said}"
+                said += line
+        except BaseException:  # Ctrl-C, too
+            self.process.kill()
+            raise
         self.port = int(said.split("http://127.0.0.1:")[1].split("/")[0])
         threading.Thread(target=self._listen, daemon=True).start()
 
