@@ -20,7 +20,8 @@ demo: .venv/.setup ## train on Python's own manuals, tune on their questions and
 	@echo
 	$(BIN)/gpt2 tune "$$(ls -td runs/demo*/ | head -n 1)" python-docs --config configs/demo-tune.toml
 	@echo
-	echo "What does shutil.copytree do?" | $(BIN)/gpt2 chat "$$(ls -td runs/demo*-tuned*/ | head -n 1)" --temperature 0.3 --seed 1
+	@printf '\n> What does math.sqrt do?\n'
+	@echo "What does math.sqrt do?" | $(BIN)/gpt2 chat "$$(ls -td runs/demo*-tuned*/ | head -n 1)" --temperature 0 --max-tokens 60
 
 train: .venv/.setup ## train on data/, or on SOURCES="a.txt b.csv"
 	$(BIN)/gpt2 train $(SOURCES)
