@@ -68,8 +68,7 @@ def test_origins_name_the_version_and_the_thing():
 
 
 def test_another_process_finds_the_same():
-    code = "from gpt2.corpus.sources import _embedded_digest; print(_embedded_digest()[1])"
-    from gpt2.corpus.sources import _embedded_digest
+    code = "from gpt2.corpus.python_docs import digest; print(digest()[1])"
 
     told = subprocess.run(
         [sys.executable, "-c", code],
@@ -78,7 +77,7 @@ def test_another_process_finds_the_same():
         text=True,
         check=True,
     )
-    assert told.stdout.strip() == _embedded_digest()[1]
+    assert told.stdout.strip() == python_docs.digest()[1]
 
 
 def test_the_written_table_reads_back_as_the_same_documents(tmp_path: Path):
