@@ -29,7 +29,7 @@ train: .venv/.setup ## train on data/, or on SOURCES="a.txt b.csv"
 test: .venv/.setup-dev ## all tests
 	$(BIN)/python -m pytest -n 2
 
-test-slow: .venv/.setup-dev ## every crash point, 200 kills, 100 full disks: eleven minutes
+test-slow: .venv/.setup-dev ## every crash point, 200 kills, 100 small disks, 1,000 prompts: many minutes
 	$(BIN)/python -m pytest -n 2 -m slow -rP
 
 check: .venv/.setup-dev ## format, lint, types, layers, the commands in the documentation
