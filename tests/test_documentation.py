@@ -73,7 +73,7 @@ def test_the_tree_of_a_run_is_that_of_a_run(cli: Callable[..., Answer], workplac
     answer = cli("train", "notes.txt", "--run", "support", *SMALL, "--train.steps", "2", "--train.eval-every", "2")
     assert answer.code == 0, answer.err
     page = (ROOT / "README.md").read_text(encoding="utf-8")
-    (tree,) = re.findall(r"```\nruns/support/\n(.*?)```", page, flags=re.DOTALL)
+    (tree,) = re.findall(r"```\nruns/my-folder/\n(.*?)```", page, flags=re.DOTALL)
     for path in (workplace / "runs/support").iterdir():
         if not path.name.startswith("."):
             assert re.search(rf"\b{re.escape(path.name.replace('loss.svg', 'loss.png .svg'))}", tree), path.name

@@ -44,7 +44,11 @@ def _train(argv: Sequence[str]) -> Ready:
     if config is not None:
         path = Path(config)
         from_file = read_run(path) if path.suffix == ".json" else read_toml(path)
-        validate(Settings, from_file, origin=str(path))
+        if validate(Settings, from_file, origin=str(path)).tuning is not None:
+            raise ConfigError(
+                f"{path} is the record of a tuned run; gpt2 train repeats runs on text.",
+                "Repeat its command, gpt2 tune …; or go on from it: gpt2 train --fork RUN --train.steps …",
+            )
         settings = validate(Settings, overlay(from_file, typed))
     if _is_launcher(settings.distributed.processes):
         return _launch(argv, settings.distributed.processes, "train")

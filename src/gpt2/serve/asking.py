@@ -71,7 +71,7 @@ async def for_chat(body: ChatRequest, model: ServedModel) -> Asked:
     model.check_length(conversation.system, "messages")
     model.check_length(conversation.message, "messages")
     size = len(conversation.system) + len(conversation.message) + sum(len(a) + len(b) for a, b in conversation.turns)
-    ids = await beside(lambda: prompt_ids(conversation, model.format, model.tokenizer, room), size)
+    ids = await beside(lambda: prompt_ids(conversation, model.format, model.tokenizer, room, model.turns), size)
     if len(ids) > room:
         answer = f", with {limit:,} more for the answer (max_tokens)," if limit else ", with room for an answer,"
         raise model.too_long(f"The last message of {len(ids):,} tokens{answer}", "messages")
