@@ -70,11 +70,11 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 def test_the_tree_of_a_run_is_that_of_a_run(cli: Callable[..., Answer], workplace: Path) -> None:
     (workplace / "notes.txt").write_text(make_text(600))
-    answer = cli("train", "notes.txt", "--run", "support", *SMALL, "--train.steps", "2", "--train.eval-every", "2")
+    answer = cli("train", "notes.txt", "--run", "my-folder", *SMALL, "--train.steps", "2", "--train.eval-every", "2")
     assert answer.code == 0, answer.err
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     (tree,) = re.findall(r"```\nruns/my-folder/\n(.*?)```", page, flags=re.DOTALL)
-    for path in (workplace / "runs/support").iterdir():
+    for path in (workplace / "runs/my-folder").iterdir():
         if not path.name.startswith("."):
             assert re.search(rf"\b{re.escape(path.name.replace('loss.svg', 'loss.png .svg'))}", tree), path.name
     for path in (workplace / "runs").iterdir():
