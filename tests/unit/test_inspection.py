@@ -21,10 +21,11 @@ from gpt2.inspection.document import html
 from gpt2.inspection.lens import logit_lens, surprise
 from gpt2.inspection.passages import closest, verbatim_spans
 from gpt2.inspection.trace import trace
-from gpt2.inspection.view import MOST_ATTENTION, look, most_tokens, origins, softmax_of
+from gpt2.inspection.view import MOST_ATTENTION, look, most_tokens, origins, softmax_of, spell
 from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.model.precision import in_precision
 from gpt2.tokenizer.bpe import BytePairTokenizer
+from gpt2.tokenizer.roles import ROLE_SPELLINGS, RoleTokenizer
 
 BYTES = BytePairTokenizer("bytes", [bytes([byte]) for byte in range(256)])
 IDS = list(b"what it looks at, and why")
@@ -181,6 +182,13 @@ def test_a_model_of_smaller_weights_shows_nearly_the_same(model: GPT2, precision
     assert (read.probabilities - likeliest.probabilities).abs().max() < 0.15
     view = look(smaller, BYTES, IDS, 0)
     assert view["tokens"][1]["loss"] == pytest.approx(surprise(exact).loss[0].item(), rel=0.1)
+
+
+def test_marks_are_told_by_their_names() -> None:
+    marked = RoleTokenizer(BYTES)
+    assert [spell(marked, mark) for mark in marked.roles.all] == list(ROLE_SPELLINGS)
+    assert spell(marked, 65) == "A"
+    assert spell(marked, 0xC3) == "\\xc3"
 
 
 def test_many_heads_shorten_the_text() -> None:

@@ -15,6 +15,7 @@ from gpt2.inspection.passages import VERBATIM, closest, document_at, shortest_sp
 from gpt2.inspection.trace import trace
 from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.tokenizer.base import Tokenizer
+from gpt2.tokenizer.roles import ROLE_SPELLINGS, roles_of
 
 MOST_TOKENS = 192
 """Of a text that is looked into; of a longer one its end. Attention grows with the square."""
@@ -137,9 +138,12 @@ def origins(
 
 
 def spell(tokenizer: Tokenizer, token: int) -> str:
-    """One token as text; a part of a character as its bytes, the end-of-text mark by its name."""
+    """One token as text; a part of a character as its bytes, a mark by its name."""
     if token == tokenizer.end_of_text:
         return "<|endoftext|>"
+    roles = roles_of(tokenizer)
+    if roles is not None and token in roles.all:
+        return ROLE_SPELLINGS[roles.all.index(token)]
     spelled = tokenizer.decode_bytes([token])
     try:
         return spelled.decode("utf-8")
