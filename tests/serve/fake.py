@@ -44,6 +44,8 @@ class FakeEngine:
     """Prompt tokens that there is memory for."""
     fail: Exception | None = None
     """What the next step raises."""
+    alternatives: tuple[tuple[int, float], ...] = ((256, -1.5), (195, -float("inf")))
+    """To each token, which itself has -0.5."""
     steps: int = 0
     seen: list[Request] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
@@ -91,7 +93,7 @@ class FakeEngine:
             return Delta(writing.stream.end(), (), "stop")
         writing.written += 1
         byte = writing.ids[at]
-        others = () if request.logprobs is None else ((byte, -0.5), (256, -1.5), (195, -float("inf")))
+        others = () if request.logprobs is None else ((byte, -0.5), *self.alternatives)
         logprob = None if request.logprobs is None else -0.5
         token = Token(byte, bytes([byte]), logprob, others[: request.logprobs])
         text = writing.stream.feed(token.bytes)

@@ -74,7 +74,8 @@ async function writeFrom(place, first = null) {
   let number = draft.split(place);
   let cursor = place;
   const colours = find("complete-colours");
-  const put = (segment) => {
+  const put = ({ text, token }) => {
+    const segment = { text: text.replaceAll("\r", "\n"), token }; // as a field has it
     draft.insert(number, segment);
     colours.insertBefore(colour(segment), colours.childNodes[number] ?? null);
     number += 1;
