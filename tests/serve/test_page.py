@@ -22,6 +22,8 @@ expect = sync_api.expect
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine")
 KEY = "a key that is long enough"
+SECONDS = 20  # for what takes a tenth of one, unless others keep the machine busy
+expect.set_options(timeout=SECONDS * 1000)
 Page = Any
 
 
@@ -42,12 +44,12 @@ def opened(browser: Any) -> Iterator[Callable[..., Page]]:
     contexts: list[Any] = []
 
     def open_page(running: Running, failures: str = "", **options: Any) -> Page:
-        context = browser.new_context(viewport={"width": 1100, "height": 800}, **options)
+        context = browser.new_context(viewport={"width": 1100, "height": 800}, reduced_motion="reduce", **options)
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         contexts.append(context)
         expected.append(failures)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(SECONDS * 1000)
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
@@ -388,8 +390,9 @@ def test_a_look_inside_is_drawn(real: Running, opened: Callable[..., Page]) -> N
     expect(page.locator("#status")).to_contain_text("tokens in")
     page.get_by_role("tab", name="Look inside").click()
     tokens = page.locator("#inside-view .token")
-    expect(tokens).to_have_count(18)
-    expect(page.locator("#inside-view .token.written")).to_have_count(9)
+    text = page.get_by_label("Text", exact=True).input_value()
+    expect(tokens).to_have_count(len(text.encode()))
+    expect(page.locator("#inside-view .token.written")).to_have_count(len(text.encode()) - len("Once upon"))
     expect(page.locator("#inside-view .head")).to_have_count(4)
     expect(page.locator("#inside-view progress").first).to_be_visible()
     assert page.locator("#inside-view .big").evaluate(
@@ -397,7 +400,7 @@ def test_a_look_inside_is_drawn(real: Running, opened: Callable[..., Page]) -> N
     )
     page.get_by_label("the last exchange of Chat").check()
     expect(tokens.first).to_have_text("<|endoftext|>")
-    assert "".join(tokens.all_text_contents()[:13]) == "<|endoftext|>Q:␣Why?⏎A:"
+    assert "".join(tokens.all_text_contents()[:11]) == "<|endoftext|>Q:␣Why?⏎A:"
     tokens.nth(1).click()
     expect(page.locator("#inside-view .about")).to_contain_text("id 81")
 
@@ -444,10 +447,10 @@ def test_axe_finds_no_serious_fault(real: Running, opened: Callable[..., Page], 
 def test_nothing_is_wider_than_a_phone(real: Running, opened: Callable[..., Page]) -> None:
     page = opened(real)
     page.set_viewport_size({"width": 360, "height": 640})
-    page.get_by_text("Conversations").click()
-    page.get_by_text("Settings").click()
+    page.get_by_text("Conversations", exact=True).click()
+    page.get_by_text("Settings", exact=True).click()
     page.get_by_label("Tokens at most").fill("9")
-    ask(page, "W" * 200)
+    ask(page, "W" * 80)
     expect(page.locator("#status")).to_contain_text("tokens in")
     complete(page, "W" * 100)
     page.keyboard.press("Control+Enter")

@@ -52,20 +52,25 @@ async function answer(before) {
   const text = item.querySelector(".text").firstChild;
   item.classList.add("writing");
   document.scrollingElement.scrollTop = document.scrollingElement.scrollHeight;
-  let saved = 0;
+  let [saved, frame] = [0, 0];
+  const show = () => {
+    frame = 0;
+    follow(() => text.appendData(said.content.slice(text.length)));
+  };
   await busy(find("chat-form"), "Writing …", (signal) =>
     write("/v1/chat/completions", { messages, ...settings() }, signal, (piece) => {
       said.content += piece;
-      follow(() => text.appendData(piece));
+      frame ||= requestAnimationFrame(show);
       if (performance.now() - saved > SAVE_EVERY && said.content) {
         saved = performance.now();
         save(talk);
       }
     }));
   find("heard").textContent = said.content; // read aloud once, when it is whole
+  cancelAnimationFrame(frame);
   if (!said.content) talk.messages = before;
   save(talk);
-  draw();
+  follow(draw);
   drawList();
   return said.content !== "";
 }

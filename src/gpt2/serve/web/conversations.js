@@ -57,6 +57,7 @@ function rename(talk, item) {
   });
   field.addEventListener("blur", () => end(true));
   item.replaceChildren(field);
+  field.focus();
   field.select();
 }
 

@@ -70,7 +70,7 @@ export function drawSettings() {
   });
   form.append(reset);
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("change", () => {
+  form.addEventListener("input", () => {
     keep("settings", Object.fromEntries(SETTINGS.map(([id]) => [id, find(id).value])));
   });
 }
