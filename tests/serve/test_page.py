@@ -237,6 +237,7 @@ def test_whatever_comes_is_text(opened: Callable[..., Page]) -> None:
         assert page.locator("#complete-colours :is(script, img)").count() == 0
 
 
+@pytest.mark.slow
 def test_ten_thousand_tokens(opened: Callable[..., Page]) -> None:
     text = ("snow ☃ " * 2000)[: 10_000 - 4000].encode()
     with serving(FakeEngine(says=lambda request: text), context_length=30_000) as running:
@@ -347,6 +348,7 @@ def test_half_characters_are_joined(opened: Callable[..., Page]) -> None:
         expect(page.locator("#alternatives-about")).to_contain_text("“☃” had a probability of 22 %")  # e^-1.5
 
 
+@pytest.mark.slow
 def test_the_colours_lie_behind_their_letters(opened: Callable[..., Page]) -> None:
     """The field and what lies behind it break lines alike: a click anywhere on a token finds that token."""
     words = ("Now and then, naïve   rivers\nfreeze; " + "x" * 90 + " AVAToWa fi ffl \t end. ") * 3
@@ -420,7 +422,7 @@ def serious(page: Page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1100), ("dark", 360)])
+@pytest.mark.parametrize(("scheme", "width"), [pytest.param("light", 1100, marks=pytest.mark.slow), ("dark", 360)])
 def test_axe_finds_no_serious_fault(real: Running, opened: Callable[..., Page], scheme: str, width: int) -> None:
     pytest.importorskip("axe_playwright_python", reason="axe-core is not installed")
     page = opened(real, color_scheme=scheme)

@@ -23,7 +23,18 @@ PAGE = {
     "/": PageFile("index.html", "text/html; charset=utf-8"),
     **{
         f"/{noun}.js": PageFile(f"{noun}.js", SCRIPT)
-        for noun in ("app", "chat", "complete", "conversations", "draft", "inside", "server", "settings", "status", "store")
+        for noun in (
+            "app",
+            "chat",
+            "complete",
+            "conversations",
+            "draft",
+            "inside",
+            "server",
+            "settings",
+            "status",
+            "store",
+        )
     },
     "/style.css": PageFile("style.css", STYLE),
     "/look.js": PageFile("look.js", SCRIPT, "gpt2.inspection"),

@@ -12,7 +12,7 @@ const REDDEST = 12; // nats, as in a look inside
 const PAUSE = 1000; // milliseconds between two letters that end what one undo takes back
 
 const draft = new Draft();
-let lastTyped = 0;
+let lastTyped = -Infinity;
 
 const field = () => find("complete-text");
 
@@ -71,6 +71,7 @@ function drawAlternatives() {
 
 // Go on from a place. `first`, if given, is put there before.
 async function writeFrom(place, first = null) {
+  lastTyped = -Infinity;
   let number = draft.split(place);
   let cursor = place;
   const colours = find("complete-colours");
@@ -148,7 +149,7 @@ async function take({ number, begin }, text) {
 
 function go(step) {
   if (isBusy()) return;
-  lastTyped = 0;
+  lastTyped = -Infinity;
   draw(step(field().selectionStart));
   field().focus();
 }

@@ -52,8 +52,9 @@ function rename(talk, item) {
     find("conversations").querySelector(`[data-id="${talk.id}"] .rename`)?.focus();
   };
   field.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.isComposing) end(true);
-    if (event.key === "Escape") end(false);
+    if (event.isComposing || !["Enter", "Escape"].includes(event.key)) return;
+    event.preventDefault(); // else Enter would press the button that has the focus next
+    end(event.key === "Enter");
   });
   field.addEventListener("blur", () => end(true));
   item.replaceChildren(field);
