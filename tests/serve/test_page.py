@@ -398,7 +398,7 @@ def test_a_look_inside_is_drawn(real: Running, opened: Callable[..., Page]) -> N
     expect(page.locator("#inside-view .head")).to_have_count(4)
     expect(page.locator("#inside-view progress").first).to_be_visible()
     assert page.locator("#inside-view .big").evaluate(
-        "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some((byte) => byte > 0)"
+        "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean)"
     )
     page.get_by_label("the last exchange of Chat").check()
     expect(tokens.first).to_have_text("<|endoftext|>")

@@ -1,4 +1,4 @@
-"""Work on the model other than writing: a callable that the engine's thread runs between two steps."""
+"""What is on its way to the engine's thread: requests to write, and other work on the model."""
 
 import time
 from collections.abc import Callable
@@ -6,10 +6,25 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpt2.generation.request import Request
+from gpt2.serve.answer import Answer
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One request on its way."""
+
+    request: Request
+    answer: Answer
+    index: int
+    deadline: float
+    arrived: float = field(default_factory=time.monotonic)
+    ticket: int | None = None
+
 
 @dataclass(eq=False, slots=True)
 class Task:
-    """A callable on its way to the engine's thread, and its result on the way back."""
+    """A callable, run between two steps, on its way to the engine's thread, and its result on the way back."""
 
     work: Callable[[], Any]
     client: str

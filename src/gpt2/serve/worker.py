@@ -12,16 +12,15 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from gpt2.errors import UserError
 from gpt2.generation.request import Delta, Request
 from gpt2.serve.answer import Answer, News, deliver
-from gpt2.serve.errors import ApiError
+from gpt2.serve.errors import ApiError, describe
 from gpt2.serve.limits import Limits
 from gpt2.serve.metrics import Metrics
-from gpt2.serve.task import Task
+from gpt2.serve.task import Job, Task
 
 T = TypeVar("T")
 
@@ -50,18 +49,6 @@ class Engine(Protocol):
     def cancel(self, ticket: int) -> None:
         """Give up a request; its place is free at once."""
         ...
-
-
-@dataclass(eq=False, slots=True)
-class Job:
-    """One request on its way."""
-
-    request: Request
-    answer: Answer
-    index: int
-    deadline: float
-    arrived: float = field(default_factory=time.monotonic)
-    ticket: int | None = None
 
 
 class Worker:
@@ -330,14 +317,3 @@ class Worker:
             except RuntimeError:  # the loop was closed; nobody listens
                 log.debug("an event loop has ended before its answers")
         self._news.clear()
-
-
-def describe(error: BaseException) -> str:
-    """An exception without its words, which may hold what a user wrote: its kind, and where it arose."""
-    if isinstance(error, UserError):
-        return error.what
-    places, trace = [], error.__traceback__
-    while trace is not None:
-        places.append(f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}")
-        trace = trace.tb_next
-    return f"{type(error).__name__} in {' > '.join(places[-6:])}"
