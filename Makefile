@@ -20,7 +20,8 @@ demo: .venv/.setup ## train on Python's own manuals, tune on their questions and
 	@echo
 	$(BIN)/gpt2 tune "$$(ls -td runs/demo*/ | head -n 1)" python-docs --config configs/demo-tune.toml
 	@echo
-	echo "What does shutil.copytree do?" | $(BIN)/gpt2 chat "$$(ls -td runs/demo*-tuned*/ | head -n 1)" --temperature 0.3 --seed 1
+	@printf '\n> What does math.sqrt do?\n'
+	@echo "What does math.sqrt do?" | $(BIN)/gpt2 chat "$$(ls -td runs/demo*-tuned*/ | head -n 1)" --temperature 0 --max-tokens 60
 
 train: .venv/.setup ## train on data/, or on SOURCES="a.txt b.csv"
 	$(BIN)/gpt2 train $(SOURCES)
@@ -28,7 +29,7 @@ train: .venv/.setup ## train on data/, or on SOURCES="a.txt b.csv"
 test: .venv/.setup-dev ## all tests
 	$(BIN)/python -m pytest -n 2
 
-test-slow: .venv/.setup-dev ## every crash point, 200 kills, 100 full disks: eleven minutes
+test-slow: .venv/.setup-dev ## every crash point, 200 kills, 100 small disks, 1,000 prompts: many minutes
 	$(BIN)/python -m pytest -n 2 -m slow -rP
 
 check: .venv/.setup-dev ## format, lint, types, layers, the commands in the documentation

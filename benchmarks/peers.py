@@ -103,19 +103,24 @@ def plain_loop(tokens: Path, folder: Path, steps: int, core: int | None = None) 
     """Train by the recipe over `transformers`' model: seconds, loss on the whole validation part."""
     ids = lay_out(tokens, folder)
     seconds, _ = timed([sys.executable, "-c", PLAIN_LOOP, str(ids), str(CONTEXT), str(steps)], folder, core)
-    return seconds, _whole_loss("plain", folder / "val.bin", folder / "out.pt", folder)
+    return seconds, _whole_loss("plain", folder / "val.bin", folder / "out.pt", folder, core)
 
 
 def nanogpt(checkout: Path, tokens: Path, folder: Path, steps: int, core: int | None = None) -> tuple[float, float]:
-    """Train by nanoGPT itself: seconds, loss on the whole validation part."""
+    """Train by nanoGPT itself: seconds, loss on the whole validation part.
+
+    Its recipe looks at the loss 8 times in 2,000 steps, and weights are kept only then: also for another length, made
+    a multiple of 8.
+    """
     data = checkout / "data" / "shakespeare_char"
     lay_out(tokens, data)
     out = folder / "nanogpt"
-    length = (f"--max_iters={steps}", f"--lr_decay_iters={steps}", f"--out_dir={out}")
-    seconds, _ = timed([sys.executable, "train.py", *NANOGPT_OPTIONS, *length], checkout, core)
-    return seconds, _whole_loss("nanogpt", data / "val.bin", out / "ckpt.pt", checkout)
+    interval = max(1, steps // 8)
+    length = (f"--max_iters={8 * interval}", f"--lr_decay_iters={8 * interval}", f"--eval_interval={interval}")
+    seconds, _ = timed([sys.executable, "train.py", *NANOGPT_OPTIONS, *length, f"--out_dir={out}"], checkout, core)
+    return seconds, _whole_loss("nanogpt", data / "val.bin", out / "ckpt.pt", checkout, core)
 
 
-def _whole_loss(kind: str, held: Path, weights: Path, folder: Path) -> float:
-    _, said = timed([sys.executable, "-c", WHOLE_LOSS, kind, str(held), str(CONTEXT), str(weights)], folder)
+def _whole_loss(kind: str, held: Path, weights: Path, folder: Path, core: int | None) -> float:
+    _, said = timed([sys.executable, "-c", WHOLE_LOSS, kind, str(held), str(CONTEXT), str(weights)], folder, core)
     return float(said.split()[-1])  # nanoGPT also says how many parameters it has

@@ -44,10 +44,14 @@ class ServerProcess:
         self.complaints: list[str] = []
         """Lines of its log that are no plain report of a request."""
         said = ""
-        while "Stop with" not in said:
-            line = self.process.stderr.readline()
-            assert line, f"the server did not start:\n{said}"
-            said += line
+        try:
+            while "Stop with" not in said:
+                line = self.process.stderr.readline()
+                assert line, f"the server did not start:\n{said}"
+                said += line
+        except BaseException:  # Ctrl-C, too
+            self.process.kill()
+            raise
         self.port = int(said.split("http://127.0.0.1:")[1].split("/")[0])
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -64,6 +68,11 @@ class ServerProcess:
     def resident(self) -> int:
         """Bytes in memory."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def cpu_seconds(self) -> float:
+        """Of all cores, so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def descriptors(self) -> int:
         """Open files and sockets."""

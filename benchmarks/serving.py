@@ -37,6 +37,8 @@ class Measured(NamedTuple):
     tokens_per_second: float
     first: list[float]
     """Seconds to each client's first piece of text."""
+    cpu_seconds: float
+    """Of the engine's process."""
 
 
 def prompts(clients: int, seed: int) -> list[list[int]]:
@@ -50,10 +52,11 @@ def bare(engine: Engine, clients: int, tokens: int, seed: int) -> Measured:
     ends = {engine.tokenizer.end_of_text: -100.0}
     requests = [Request(tuple(ids), tokens, Sampling(seed=1, logit_bias=ends)) for ids in prompts(clients, seed)]
     first: dict[int, float] = {}
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     for number, _ in engine.run(requests):
         first.setdefault(number, time.perf_counter() - began)
-    return Measured(clients * tokens / (time.perf_counter() - began), list(first.values()))
+    seconds, cpu = time.perf_counter() - began, time.process_time() - worked
+    return Measured(clients * tokens / seconds, list(first.values()), cpu)
 
 
 async def stream(port: int, ids: list[int], tokens: int) -> tuple[float, int]:
@@ -75,13 +78,14 @@ async def stream(port: int, ids: list[int], tokens: int) -> tuple[float, int]:
     return first, json.loads(last.removeprefix(b"data: "))["usage"]["completion_tokens"]
 
 
-async def served(port: int, clients: int, tokens: int, seed: int) -> Measured:
+async def served(server: ServerProcess, clients: int, tokens: int, seed: int) -> Measured:
     """Streaming clients, all at once."""
-    began = time.perf_counter()
-    results = await asyncio.gather(*(stream(port, ids, tokens) for ids in prompts(clients, seed)))
+    began, worked = time.perf_counter(), server.cpu_seconds()
+    results = await asyncio.gather(*(stream(server.port, ids, tokens) for ids in prompts(clients, seed)))
     written = sum(count for _, count in results)
     assert written == clients * tokens, f"{written} tokens of {clients * tokens}"
-    return Measured(written / (time.perf_counter() - began), [first for first, _ in results])
+    seconds = time.perf_counter() - began
+    return Measured(written / seconds, [first for first, _ in results], server.cpu_seconds() - worked)
 
 
 def measure(preset: str, precision: str, clients: int, tokens: int, rounds: int) -> list[dict[str, Measured]]:
@@ -92,14 +96,14 @@ def measure(preset: str, precision: str, clients: int, tokens: int, rounds: int)
         try:
             engine = open_engine(folder, torch.device("cpu"), precision, clients)
             bare(engine, clients, WARM_UP, 0)
-            asyncio.run(served(server.port, clients, WARM_UP, 0))
+            asyncio.run(served(server, clients, WARM_UP, 0))
             taken = []
             for number in range(rounds):
                 taken.append(
                     {
                         "engine": bare(engine, clients, tokens, 2 * number + 1),
-                        "many": asyncio.run(served(server.port, clients, tokens, 2 * number + 1)),
-                        "one": asyncio.run(served(server.port, 1, tokens, 2 * number + 2)),
+                        "many": asyncio.run(served(server, clients, tokens, 2 * number + 1)),
+                        "one": asyncio.run(served(server, 1, tokens, 2 * number + 2)),
                     }
                 )
                 speeds = "  ".join(f"{name} {one.tokens_per_second:8.1f}" for name, one in taken[-1].items())
@@ -123,11 +127,11 @@ def main() -> None:
     lines = [
         f"`python benchmarks/serving.py --preset {preset} --precision {precision}` on {machine()}.",
         f"{clients} streaming clients; {PROMPT} tokens read and {tokens} written for each. Clients, server and engine",
-        "share the machine. Tokens a second; seconds to the first token.",
+        "share the machine. Tokens a second; seconds to the first token; CPU seconds of the process with the engine",
         "",
         f"| round | engine alone, {clients} texts | server, {clients} clients | one client | {clients} to 1 "
-        f"| server to engine | first token, p95 of {clients} | of one |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| server to engine | CPU: engine alone | CPU: server | first token, p95 of {clients} | of one |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for number, one in enumerate(taken, 1):
         engine, many, single = one["engine"], one["many"], one["one"]
@@ -135,13 +139,16 @@ def main() -> None:
         lines.append(
             f"| {number} | {engine.tokens_per_second:,.0f} | {many.tokens_per_second:,.0f} "
             f"| {single.tokens_per_second:,.0f} | {many.tokens_per_second / single.tokens_per_second:.2f} "
-            f"| {many.tokens_per_second / engine.tokens_per_second:.3f} | {first:.2f} | {single.first[0]:.3f} |"
+            f"| {many.tokens_per_second / engine.tokens_per_second:.3f} | {engine.cpu_seconds:.2f} "
+            f"| {many.cpu_seconds:.2f} | {first:.2f} | {single.first[0]:.3f} |"
         )
     ratio = statistics.median(one["many"].tokens_per_second / one["one"].tokens_per_second for one in taken)
     share = statistics.median(one["many"].tokens_per_second / one["engine"].tokens_per_second for one in taken)
+    work = statistics.median(one["many"].cpu_seconds / one["engine"].cpu_seconds for one in taken)
     lines += [
         "",
-        f"Medians: {clients} clients get **{ratio:.2f}** times what one gets, {share:.1%} of the bare engine.",
+        f"Medians: {clients} clients get **{ratio:.2f}** times what one gets, {share:.1%} of the bare engine; "
+        f"the server works {work:.3f} times as much.",
     ]
     print("\n".join(lines))
     if arguments.record:

@@ -7,6 +7,7 @@ STARTED = time.monotonic()  # before the imports below: a run's seconds count th
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,28 +27,35 @@ from gpt2.config.tuning import TuneSettings
 from gpt2.console import fail, say
 from gpt2.errors import ConfigError, UserError
 from gpt2.files import disk_error
+from gpt2.signals import Signalled, answered
+
+Ready = Callable[[], None]
+"""What is left of a command once its line was read and its recipe imported."""
 
 
-def _train(argv: Sequence[str]) -> None:
+def _train(argv: Sequence[str]) -> Ready:
     typed = command_line(TrainSettings, argv, "gpt2 train", positional=["sources"])
     options = {name: typed.pop(name, None) for name in ("config", "auto_resume", *GOING_ON)}
     config, auto_resume = options.pop("config"), options.pop("auto_resume")
     asked = [name for name in GOING_ON if options[name] is not None]
     if asked:
-        _go_on(asked, options[asked[0]], typed, argv, alone=not config and not auto_resume)
-        return
+        return _go_on(asked, options[asked[0]], typed, argv, alone=not config and not auto_resume)
     settings = validate(Settings, typed)  # a typed mistake is answered as typed, before the file's are
     if config is not None:
         path = Path(config)
         from_file = read_run(path) if path.suffix == ".json" else read_toml(path)
-        validate(Settings, from_file, origin=str(path))
+        if validate(Settings, from_file, origin=str(path)).tuning is not None:
+            raise ConfigError(
+                f"{path} is the record of a tuned run; gpt2 train repeats runs on text.",
+                "Repeat its command, gpt2 tune …; or go on from it: gpt2 train --fork RUN --train.steps …",
+            )
         settings = validate(Settings, overlay(from_file, typed))
-    if _launched(argv, settings.distributed.processes):
-        return
+    if _is_launcher(settings.distributed.processes):
+        return _launch(argv, settings.distributed.processes, "train")
+    again = validate(TrainSettings, {} if auto_resume is None else {"auto_resume": auto_resume}).auto_resume
     from gpt2.recipes.train import train
 
-    again = validate(TrainSettings, {} if auto_resume is None else {"auto_resume": auto_resume}).auto_resume
-    train(settings, STARTED, name_hint=_named_after(config), auto_resume=again)
+    return partial(train, settings, STARTED, name_hint=_named_after(config), auto_resume=again)
 
 
 def _named_after(config: str | None) -> str | None:
@@ -66,7 +74,7 @@ GOING_ON = {
 """Ways to go on with a run, and what may be typed with each; None: anything."""
 
 
-def _go_on(asked: list[str], run: str, typed: dict[str, Any], argv: Sequence[str], alone: bool) -> None:
+def _go_on(asked: list[str], run: str, typed: dict[str, Any], argv: Sequence[str], alone: bool) -> Ready:
     """`--resume RUN`, `--finish RUN` or `--fork RUN`."""
     how, allowed = asked[0], GOING_ON[asked[0]]
     names = [f"{a}.{b}" for a, part in typed.items() if isinstance(part, dict) for b in part]
@@ -81,30 +89,30 @@ def _go_on(asked: list[str], run: str, typed: dict[str, Any], argv: Sequence[str
             f"Leave the rest out: gpt2 train --{how} {run}. To change settings, --fork it: gpt2 train --fork {run} …",
         )
     settings = validate(Settings, typed)
-    if _launched(argv, settings.distributed.processes):
-        return
+    if _is_launcher(settings.distributed.processes):
+        return _launch(argv, settings.distributed.processes, "train")
     from gpt2.recipes import resume
 
     device = settings.train.device if "device" in typed.get("train", {}) else None
     if how == "resume":
-        resume.resume(run, settings.distributed if "distributed" in typed else None, device, STARTED)
-    elif how == "finish":
-        resume.finish(run, settings.train.steps, settings.train.minutes, device, STARTED)
-    else:
-        resume.fork(run, typed, STARTED)
+        return partial(resume.resume, run, settings.distributed if "distributed" in typed else None, device, STARTED)
+    if how == "finish":
+        return partial(resume.finish, run, settings.train.steps, settings.train.minutes, device, STARTED)
+    return partial(resume.fork, run, typed, STARTED)
 
 
-def _launched(argv: Sequence[str], processes: int, command: str = "train") -> bool:
-    """Whether the command was handed on to processes of its own."""
-    if processes == 1 or "WORLD_SIZE" in os.environ:
-        return False
+def _is_launcher(processes: int) -> bool:
+    """Whether the command is to be handed on to processes of its own."""
+    return processes != 1 and "WORLD_SIZE" not in os.environ
+
+
+def _launch(argv: Sequence[str], processes: int, command: str) -> Ready:
     from gpt2.recipes.launch import launch
 
-    launch(argv, processes, command)
-    return True
+    return partial(launch, argv, processes, command)
 
 
-def _tune(argv: Sequence[str]) -> None:
+def _tune(argv: Sequence[str]) -> Ready:
     typed = command_line(TuneSettings, argv, "gpt2 tune", positional=["base", "sources"])
     config = typed.pop("config", None)
     settings = validate(TuneSettings, typed)
@@ -112,37 +120,37 @@ def _tune(argv: Sequence[str]) -> None:
         from_file = read_toml(Path(config))
         validate(TuneSettings, overlay(from_file, {"base": settings.base}), origin=config)
         settings = validate(TuneSettings, overlay(from_file, typed))
-    if _launched(argv, settings.distributed.processes, "tune"):
-        return
+    if _is_launcher(settings.distributed.processes):
+        return _launch(argv, settings.distributed.processes, "tune")
     from gpt2.recipes.tune import tune
 
-    tune(settings, STARTED)
+    return partial(tune, settings, STARTED)
 
 
-def _generate(argv: Sequence[str]) -> None:
+def _generate(argv: Sequence[str]) -> Ready:
     typed = command_line(GenerateSettings, argv, "gpt2 generate", positional=["run", "prompt"])
     settings = validate(GenerateSettings, typed)
     from gpt2.recipes.generate import generate
 
-    generate(settings)
+    return partial(generate, settings)
 
 
-def _chat(argv: Sequence[str]) -> None:
+def _chat(argv: Sequence[str]) -> Ready:
     settings = validate(ChatSettings, command_line(ChatSettings, argv, "gpt2 chat", positional=["run"]))
     from gpt2.recipes.chat import chat
 
-    chat(settings)
+    return partial(chat, settings)
 
 
-def _explain(argv: Sequence[str]) -> None:
+def _explain(argv: Sequence[str]) -> Ready:
     typed = command_line(ExplainSettings, argv, "gpt2 explain", positional=["run", "prompt"])
     settings = validate(ExplainSettings, typed)
     from gpt2.recipes.explain import explain
 
-    explain(settings)
+    return partial(explain, settings)
 
 
-def _serve(argv: Sequence[str]) -> None:
+def _serve(argv: Sequence[str]) -> Ready:
     settings = validate(ServeSettings, command_line(ServeSettings, argv, "gpt2 serve", positional=["run"]))
     try:
         from gpt2.recipes.serve import serve
@@ -152,34 +160,35 @@ def _serve(argv: Sequence[str]) -> None:
         raise ConfigError(
             f"The server needs {error.name}, which is not installed.", "pip install 'gpt2-from-scratch[serve]'"
         ) from None
-    serve(settings)
+    return partial(serve, settings)
 
 
-def _plot(argv: Sequence[str]) -> None:
+def _plot(argv: Sequence[str]) -> Ready:
     settings = validate(PlotSettings, command_line(PlotSettings, argv, "gpt2 plot", positional=["runs"]))
     from gpt2.recipes.plot import plot
 
-    plot(settings)
+    return partial(plot, settings)
 
 
-def _corpus(argv: Sequence[str]) -> None:
+def _corpus(argv: Sequence[str]) -> Ready:
     settings = validate(CorpusSettings, command_line(CorpusSettings, argv, "gpt2 corpus", positional=["folder"]))
     from gpt2.recipes.corpus import write_corpus
 
-    write_corpus(settings)
+    return partial(write_corpus, settings)
 
 
-def _plan(argv: Sequence[str]) -> None:
+def _plan(argv: Sequence[str]) -> Ready:
     settings = validate(PlanSettings, command_line(PlanSettings, argv, "gpt2 plan"))
     from gpt2.recipes.plan import plan
 
-    plan(settings)
+    return partial(plan, settings)
 
 
 class Command(NamedTuple):
     """A word after `gpt2`."""
 
-    run: Callable[[Sequence[str]], None]
+    prepare: Callable[[Sequence[str]], Ready]
+    """Its arguments → what is left to do; all that it imports, it imports here."""
     schema: type[Section]
 
 
@@ -208,35 +217,43 @@ _MORE = "Options of a command, with defaults and units: gpt2 COMMAND --help"
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command line and leave with its exit code: 0, 2 for what the user can mend, 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        _dispatch(argv)
-    except UserError as error:
-        fail(error.what, error.fix)
-        raise SystemExit(error.exit_code) from None
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `| head` does
-            raise SystemExit(0) from None
-        if error.errno is None:
+    with answered() as imported:
+        try:
+            ready = _prepare(argv)
+            imported()
+            ready()
+        except UserError as error:
+            fail(error.what, error.fix)
+            raise SystemExit(error.exit_code) from None
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `| head` does
+                raise SystemExit(0) from None
+            if error.errno is None:
+                raise
+            shown = disk_error(error, "working")
+            fail(shown.what, shown.fix)
+            raise SystemExit(shown.exit_code) from None
+        except KeyboardInterrupt:
+            say("Stopped.")
+            raise SystemExit(130) from None
+        except Signalled:
+            say("Stopped.")
             raise
-        shown = disk_error(error, "working")
-        fail(shown.what, shown.fix)
-        raise SystemExit(shown.exit_code) from None
-    except KeyboardInterrupt:
-        say("Stopped.")
-        raise SystemExit(130) from None
 
 
-def _dispatch(argv: Sequence[str]) -> None:
+def _prepare(argv: Sequence[str]) -> Ready:
     if not argv or argv[0] in ("-h", "--help", "help"):
-        sys.stdout.write(overview() + "\n")
-        return
+        return partial(_print, overview())
     if argv[0] == "--version":
         from gpt2 import __version__
 
-        sys.stdout.write(f"gpt2-from-scratch {__version__}\n")
-        return
+        return partial(_print, f"gpt2-from-scratch {__version__}")
     if argv[0] not in COMMANDS:
         guess = nearest(argv[0], list(COMMANDS))
         fix = f"Did you mean gpt2 {guess}?" if guess else f"Commands: {', '.join(COMMANDS)}."
         raise ConfigError(f"There is no command {argv[0]!r}.", fix)
-    COMMANDS[argv[0]].run(argv[1:])
+    return COMMANDS[argv[0]].prepare(argv[1:])
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")

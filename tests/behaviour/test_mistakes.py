@@ -17,12 +17,12 @@ from tests.conftest import SMALL, Answer, make_text
 from torch import Tensor
 
 from gpt2.files import read_json
+from gpt2.signals import SIGNALS
 from gpt2.training.guard import Guard
 from gpt2.training.loss import NextTokenLoss
 from gpt2.training.metrics import read_metrics
 
 Cli = Callable[..., Answer]
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
 QUICK = (*SMALL, "--train.steps", "4", "--train.eval-every", "2")
 
 
@@ -243,22 +243,6 @@ def test_an_unknown_option_names_the_nearest(cli: Cli, argv: tuple[str, ...], sa
     wrong(cli(*argv), said)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_is_quiet_from_the_first_moment_on() -> None:
-    pressed = """
-import runpy, signal, sys
-class Pressed:
-    def find_spec(self, name, *rest):
-        if name == "gpt2.config.schema":
-            signal.raise_signal(signal.SIGINT)
-sys.meta_path.insert(0, Pressed())
-runpy.run_module("gpt2", run_name="__main__")
-"""
-    ended = subprocess.run([sys.executable, "-c", pressed], capture_output=True, text=True, check=False)
-    assert ended.returncode in (130, -signal.SIGINT)
-    assert ended.stderr == ""
-
-
 def test_characters_that_cannot_be_spelled_are_named(
     cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch, workplace: Path
 ) -> None:
@@ -278,6 +262,42 @@ def test_what_is_written_where_the_user_says_makes_no_folders(cli: Cli, run: Pat
     wrong(cli("plot", "small", "--out", "no/where"), "no folder")
     wrong(cli("corpus", "no/where"), "no folder")
     assert not (workplace / "no").exists()
+
+
+def test_a_plot_goes_where_it_is_wished_and_over_no_foreign_picture(cli: Cli, run: Path, workplace: Path) -> None:
+    for out in ("pic", "pic.png", "pic.SVG"):
+        answer = cli("plot", "small", "--out", out)
+        assert answer.code == 0, "its own pictures are drawn again"
+        assert "pic.png, pic.svg" in answer.err
+    assert sorted(path.name for path in workplace.glob("pic*")) == ["pic.png", "pic.svg"]
+    for name in ("pic.png", "pic.svg"):
+        before = (workplace / name).read_bytes()
+        (workplace / name).write_bytes(before.replace(b"gpt2-from-scratch", b"somebody"))
+        mine = (workplace / name).read_bytes()
+        wrong(cli("plot", "small", "--out", "pic"), f"{name} exists already", "another --out")
+        assert (workplace / name).read_bytes() == mine
+        (workplace / name).write_bytes(before)
+    wrong(cli("plot", "small", "--out", "pic.jpg"), "no .jpg", "--out pic")
+
+
+def test_a_run_that_lost_a_part_is_not_called_a_beginner(cli: Cli, run: Path) -> None:
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join([lines[0], "{" + lines[1], *lines[2:]]))
+    assert cli("plot", "small").err.count("is damaged") == 1
+    (run / "metrics.jsonl").unlink()
+    wrong(cli("plot", "small"), "metrics.jsonl is missing")
+
+
+def test_a_file_of_the_users_is_not_taken_for_the_corpus(cli: Cli, workplace: Path) -> None:
+    (workplace / "data").mkdir()
+    (workplace / "data/python-qa.csv").write_text("mine")
+    wrong(cli("corpus"), "data/python-qa.csv exists already", "another folder")
+    assert [path.name for path in (workplace / "data").iterdir()] == ["python-qa.csv"]
+    assert (workplace / "data/python-qa.csv").read_text() == "mine"
+    wrong(cli("corpus", "data/python-qa.csv"), "is a file")
+    (workplace / "data/python-qa.csv").unlink()
+    assert cli("corpus").code == 0
+    assert cli("corpus").code == 0, "its own files are written again"
 
 
 def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:

@@ -87,7 +87,10 @@ def test_a_table_becomes_a_chatbot(
     assert "base model" not in answer.err
     assert "The system message: Be brief." in answer.err
     assert len(answer.out.splitlines()) >= 2
+    assert "conversations of 1 turn at most" in answer.err
 
+    refused = cli("train", "--config", "runs/support/run.json")
+    assert refused.code == 2 and "gpt2 tune" in refused.err
     again = cli("tune", "support", "faq.csv", "--run", "further", *FEW)  # its marks are there already
     assert again.code == 0, again.err
     assert load_model(workplace / "runs/further/best").config.vocab_size == tokenizer.vocab_size

@@ -93,6 +93,25 @@ def test_a_system_message_stays_in_front_when_turns_are_forgotten() -> None:
         conversation.set_system("x" * 20)
 
 
+def test_a_model_that_knows_single_questions_is_shown_single_questions() -> None:
+    conversation, engine = session("one", "two", context=256)
+    conversation.longest = 1
+    said(conversation, "a")
+    assert conversation.notices == []
+    said(conversation, "b")
+    assert engine.asked[1][0] == "<U>b<E><A>"
+    assert conversation.notices == [
+        "The model forgot the oldest turn: it was tuned on conversations of 1 turn at most."
+    ]
+    assert conversation.used == 0
+    conversation.longest = 3
+    for message in "cde":
+        said(conversation, message)
+    assert engine.asked[-1][0] == "<U>c<E><A>one<E><U>d<E><A>two<E><U>e<E><A>"
+    assert conversation.used == len("dtwo") + len("eone") + 2 * 4
+    assert len(conversation.turns) == 5  # for /save
+
+
 def test_a_long_message_keeps_its_marks() -> None:
     conversation, engine = session("ok", context=64)
     said(conversation, "x" * 100)

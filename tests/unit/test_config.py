@@ -12,6 +12,7 @@ from gpt2.config.resolve import (
     resolve_training,
 )
 from gpt2.config.schema import ModelSettings, Settings, TrainSettings
+from gpt2.config.tuning import TuneSettings
 from gpt2.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -57,8 +58,12 @@ def test_all_problems_are_reported_at_once() -> None:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
 def test_every_configuration_in_the_repository_is_valid_and_holds_only_differences(path: Path) -> None:
     values = read_toml(path)
-    settings = validate(Settings, values)
-    resolve_model(settings.model)
+    if path.stem.endswith("-tune"):
+        defaults: Settings | TuneSettings = validate(TuneSettings, {"base": "run"})
+        validate(TuneSettings, {"base": "run", **values})
+    else:
+        defaults = Settings()
+        resolve_model(validate(Settings, values).model)
     assert len(path.read_text().splitlines()) <= 32
 
     def differing(given: dict[str, object], defaults: object) -> None:
@@ -69,7 +74,7 @@ def test_every_configuration_in_the_repository_is_valid_and_holds_only_differenc
             else:
                 assert value != default, f"{name} = {value!r} is the default"
 
-    differing(values, Settings())
+    differing(values, defaults)
 
 
 def test_a_missing_configuration_names_those_beside_it(tmp_path: Path) -> None:

@@ -68,9 +68,7 @@ def test_origins_name_the_version_and_the_thing():
 
 
 def test_another_process_finds_the_same():
-    code = "from gpt2.corpus.sources import _embedded_digest; print(_embedded_digest()[1])"
-    from gpt2.corpus.sources import _embedded_digest
-
+    code = "from gpt2.corpus.python_docs import digest; print(digest()[1])"
     told = subprocess.run(
         [sys.executable, "-c", code],
         env={"PYTHONPATH": str(Path(python_docs.__file__).parents[2]), "PYTHONHASHSEED": "7"},
@@ -78,11 +76,11 @@ def test_another_process_finds_the_same():
         text=True,
         check=True,
     )
-    assert told.stdout.strip() == _embedded_digest()[1]
+    assert told.stdout.strip() == python_docs.digest()[1]
 
 
 def test_the_written_table_reads_back_as_the_same_documents(tmp_path: Path):
-    python_docs.write_csv(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_bytes(python_docs.as_csv())
     settings = DataSettings(template=python_docs.QA_TEMPLATE, header="yes")
     read = [document.text for document in open_sources([str(tmp_path / "a.csv")], settings).documents()]
     assert read == [document.text for document in python_docs.documents()][-len(read) :]
@@ -90,6 +88,6 @@ def test_the_written_table_reads_back_as_the_same_documents(tmp_path: Path):
 
 
 def test_the_written_text_reads_back(tmp_path: Path):
-    python_docs.write_text(tmp_path / "a.txt")
+    (tmp_path / "a.txt").write_bytes(python_docs.as_text())
     (document,) = open_sources([str(tmp_path / "a.txt")], DataSettings()).documents()
     assert document.text == "\n\n".join(text for _, text in python_docs.text_documents())

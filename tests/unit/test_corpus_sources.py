@@ -213,9 +213,9 @@ def test_the_readme_of_the_data_folder_is_no_data(tmp_path: Path, path: str):
 def test_no_path_means_the_embedded_corpus(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sources.python_docs, "text_documents", lambda: [("module a", "A module.\n")])
     monkeypatch.setattr(sources.python_docs, "question_answer_rows", lambda: [("a.f", "What does a.f do?", "Little.")])
-    sources._embedded_digest.cache_clear()
+    sources.python_docs.digest.cache_clear()
     found = opened()
-    sources._embedded_digest.cache_clear()
+    sources.python_docs.digest.cache_clear()
     assert [document.text for document in found.documents()] == ["A module.\n", "Q: What does a.f do?\nA: Little."]
     (file,) = found.files
     assert (file.kind, file.size) == ("embedded", 41)

@@ -41,7 +41,9 @@ def conversation_of(messages: Sequence[Message]) -> Unanswered:
     return Unanswered(system, turns, "\n".join(asked))
 
 
-def prompt_ids(conversation: Unanswered, form: Format, tokenizer: Tokenizer, room: int) -> list[int]:
+def prompt_ids(
+    conversation: Unanswered, form: Format, tokenizer: Tokenizer, room: int, longest: int | None = None
+) -> list[int]:
     """The ids that the model shall continue: the last message always, before it the newest turns that fit.
 
     A model that was taught system messages has them before all turns, whatever of these is left out. To any other they
@@ -52,14 +54,16 @@ def prompt_ids(conversation: Unanswered, form: Format, tokenizer: Tokenizer, roo
         form: how the model wants it written.
         tokenizer: the model's.
         room: ids at most; more are given only if the last message alone has more.
+        longest: turns at most, that of the message included; None: as many as fit.
     """
     system, turns, message = conversation
     head = form.head(tokenizer, system)
     opening = f"{system}\n\n" if system and not form.instructed else ""
     strips = form.answers
+    first = 0 if longest is None else max(0, len(turns) + 1 - longest)
 
     def earlier() -> Iterator[list[int]]:
-        for number, (asked, answer) in reversed(list(enumerate(turns))):
+        for number, (asked, answer) in reversed(list(enumerate(turns))[first:]):
             if len(asked) + len(answer) > room * LONGEST:  # it cannot fit, so that encoding it would be in vain
                 return
             asked = asked if number else opening + asked
@@ -73,7 +77,12 @@ def prompt_ids(conversation: Unanswered, form: Format, tokenizer: Tokenizer, roo
 
 
 def answered_ids(
-    conversation: Unanswered, answer: str, form: Format, tokenizer: Tokenizer, room: int
+    conversation: Unanswered,
+    answer: str,
+    form: Format,
+    tokenizer: Tokenizer,
+    room: int,
+    longest: int | None = None,
 ) -> tuple[list[int], int]:
     """The ids of a conversation whose last message has been answered, and how many of them are the answer's.
 
@@ -83,8 +92,9 @@ def answered_ids(
         form: how the model wants it written.
         tokenizer: the model's.
         room: ids at most before the answer, as for `prompt_ids`.
+        longest: turns at most, as for `prompt_ids`.
     """
-    asked = prompt_ids(conversation, form, tokenizer, room)
+    asked = prompt_ids(conversation, form, tokenizer, room, longest)
     message, first = conversation.message, not conversation.turns
     if form.answers:
         message, answer = message.strip(), answer.rstrip()

@@ -42,17 +42,26 @@ class Session:
         template: the one that the run's table rows were written with; None for a run on running text.
         settings: how tokens are chosen, and how many an answer may have.
         origin: where the model came from, for the saved file.
+        longest: turns of the longest conversation that the model was tuned on; it is shown no longer ones. None: any.
 
     Raises:
         ConfigError: the template cannot be read.
     """
 
-    def __init__(self, engine: Engine, template: str | None, settings: ChatSettings, origin: str = "") -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        template: str | None,
+        settings: ChatSettings,
+        origin: str = "",
+        longest: int | None = None,
+    ) -> None:
         self.engine = engine
         self.template = template
         self.format = chat_format(engine.tokenizer, template)
         self.settings = settings
         self.origin = origin
+        self.longest = longest
         self.system = ""
         """What the model is told before the conversation; empty: nothing."""
         self.turns: list[Turn] = []
@@ -155,8 +164,14 @@ class Session:
 
     @property
     def used(self) -> int:
-        """Tokens of the conversation so far, with its marks. Of more than fit, the oldest turns are not seen."""
-        return len(self.format.head(self.engine.tokenizer, self.system)) + sum(len(turn.ids) for turn in self.turns)
+        """Tokens of the conversation that the next answer may see, with its marks; of more than fit, the newest."""
+        head = self.format.head(self.engine.tokenizer, self.system)
+        return len(head) + sum(len(turn.ids) for turn in self.turns[self._oldest :])
+
+    @property
+    def _oldest(self) -> int:
+        """The first turn that the model may see beside the next message: it knows conversations of some turns only."""
+        return 0 if self.longest is None else max(0, len(self.turns) - self.longest + 1)
 
     def set_temperature(self, temperature: float) -> None:
         """Choose tokens at another temperature from the next answer on.
@@ -230,12 +245,15 @@ class Session:
                 f"The model saw only the end of your message: its context holds {context} tokens, "
                 f"{context - room - len(head)} of them for the answer."
             )
-        prompt, kept = remembered(prompt, (turn.ids for turn in reversed(self.turns)), room)
+        prompt, kept = remembered(prompt, (turn.ids for turn in reversed(self.turns[self._oldest :])), room)
         forgotten = len(self.turns) - kept
         if forgotten and not self._said_forgotten:
             self._said_forgotten = True
             turns = "turn" if forgotten == 1 else f"{forgotten} turns"
-            self.notices.append(f"The model forgot the oldest {turns}: its context holds {context} tokens.")
+            why = f"its context holds {context} tokens"
+            if forgotten == self._oldest:
+                why = f"it was tuned on conversations of {self.longest} turn{'s' * (self.longest != 1)} at most"
+            self.notices.append(f"The model forgot the oldest {turns}: {why}.")
         return head + prompt
 
     def _remember(self, message: str, answer: str) -> None:

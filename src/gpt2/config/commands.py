@@ -174,7 +174,7 @@ class PlotSettings(Section):
 
     runs: tuple[str, ...] = Field(default=(), description="names or folders of runs; without any, the newest")
     out: str | None = Field(
-        default=None, description="path of the picture without suffix; else runs/NAME/loss, or runs/compare"
+        default=None, description="path of the pictures, .png and .svg; else runs/NAME/loss, or runs/compare"
     )
 
 

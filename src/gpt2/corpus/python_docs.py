@@ -22,7 +22,6 @@ from typing import Any
 
 from gpt2.corpus.document import Document
 from gpt2.errors import DataError
-from gpt2.files import atomic_open
 
 EMBEDDED = "python-docs"
 """What it is called as a source."""
@@ -104,20 +103,18 @@ def digest() -> tuple[int, str]:
     return size, found.hexdigest()
 
 
-def write_text(path: Path) -> None:
-    """Write the prose as a UTF-8 text file, two empty lines between documents."""
-    with atomic_open(path, "wb") as file:
-        file.write("\n\n".join(text for _, text in text_documents()).encode())
+def as_text() -> bytes:
+    """The prose as UTF-8 text, two empty lines between documents."""
+    return "\n\n".join(text for _, text in text_documents()).encode()
 
 
-def write_csv(path: Path) -> None:
-    """Write the questions and answers as a UTF-8 table with the columns name, question and answer."""
+def as_csv() -> bytes:
+    """The questions and answers as a UTF-8 table with the columns name, question and answer."""
     written = io.StringIO(newline="")
     rows = csv.writer(written, lineterminator="\n")
     rows.writerow(("name", "question", "answer"))
     rows.writerows(question_answer_rows())
-    with atomic_open(path, "wb") as file:
-        file.write(written.getvalue().encode())
+    return written.getvalue().encode()
 
 
 def _topics() -> dict[str, str]:

@@ -58,7 +58,7 @@ class Attention(nn.Module):
             k, v = past.store(self.layer, k, v)  # (B, H, S, D)
             mask = past.mask
         dropout = self.dropout if self.training else 0.0
-        y = attend(q.to(k.dtype), k, v, mask, mask is None and T > 1, dropout).to(x.dtype)  # (B, H, T, D)
+        y = attend(q.to(k.dtype), k, v, mask, mask is None and T > 1, dropout).to(q.dtype)  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
         return F.dropout(self.c_proj(y), self.dropout, self.training)
 

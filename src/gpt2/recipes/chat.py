@@ -20,7 +20,8 @@ def chat(settings: ChatSettings) -> None:
     device = pick_device(settings.device)
     checkpoint = open_checkpoint(settings.run, settings.checkpoint)
     engine = open_engine(checkpoint.folder, device, settings.precision)
-    session = Session(engine, template_of(checkpoint.settings), settings, origin=str(checkpoint.folder))
+    run = checkpoint.settings
+    session = Session(engine, template_of(run), settings, origin=str(checkpoint.folder), longest=run.get("turns"))
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # a byte that is no text shall not end the conversation
     talk(session, sys.stdin, sys.stdout)

@@ -5,35 +5,63 @@ from pathlib import Path
 
 from gpt2.config.commands import PlotSettings
 from gpt2.console import say
-from gpt2.errors import RunError
+from gpt2.errors import ConfigError, RunError
 from gpt2.evaluation.loss import bits_per_byte
 from gpt2.files import read_json, require_folder
-from gpt2.training.checkpoint import RUNS, find_run
+from gpt2.training.checkpoint import RUNS, find_run, pointed
 from gpt2.training.metrics import read_metrics
-from gpt2.training.plots import plot_run, plot_runs
+from gpt2.training.plots import SUFFIXES, is_drawn_here, plot_run, plot_runs
+
+PICTURES = (".bmp", ".eps", ".gif", ".jpeg", ".jpg", ".pdf", ".ps", ".tif", ".tiff", ".webp")
+"""Suffixes that somebody may take for a choice of format."""
 
 
 def plot(settings: PlotSettings) -> None:
     """Draw runs and say where the pictures are.
 
     Raises:
-        RunError: no such run, or it has made no step yet.
+        ConfigError: another format than PNG and SVG is wished.
+        RunError: no such run, or it has made no step yet; or there is another picture in the place of this.
     """
-    if settings.out is not None:
-        require_folder(Path(settings.out))
+    out = None if settings.out is None else _stem(settings.out)
     folders = [find_run(run) for run in settings.runs or (None,)]
-    for folder in folders:
-        if not read_metrics(folder / "metrics.jsonl"):
-            raise RunError(f"{folder} has made no step yet: there is nothing to draw.", "Let it train first.")
+    runs = [(folder.name, read_metrics(folder / "metrics.jsonl")) for folder in folders]
+    for folder, (_, records) in zip(folders, runs, strict=True):
+        if not records:
+            raise _nothing(folder)
     if len(folders) == 1:
-        folder = folders[0]
+        folder, (name, records) = folders[0], runs[0]
         data = folder.parent / ".prepared" / str(read_json(folder / "run.json").get("data")) / "baselines.json"
         references = read_json(data) if data.exists() else {}
-        written = plot_run(folder, folder.name, references, Path(settings.out) if settings.out else None)
+        written = plot_run(records, out or folder / "loss", name, references)
     else:
         scales, unit = _common_unit(folders)
-        written = plot_runs(folders, Path(settings.out) if settings.out else RUNS / "compare", scales, unit)
+        written = plot_runs(runs, out or RUNS / "compare", scales, unit)
     say(f"Drawn: {', '.join(map(str, written))}")
+
+
+def _stem(given: str) -> Path:
+    """The path of the pictures without suffix, where nothing is in the way."""
+    path = Path(given).expanduser()
+    if path.suffix.lower() in PICTURES:
+        raise ConfigError(f"--out {given}: drawn are PNG and SVG, no {path.suffix}.", f"Write --out {path.stem}")
+    stem = path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
+    require_folder(stem)
+    for suffix in SUFFIXES:
+        picture = stem.with_name(stem.name + suffix)
+        if picture.exists() and not (picture.is_file() and is_drawn_here(picture)):
+            raise RunError(f"{picture} exists already, and is no picture of gpt2 plot.", "Choose another --out.")
+    return stem
+
+
+def _nothing(folder: Path) -> RunError:
+    """Why there is nothing to draw."""
+    if not (folder / "metrics.jsonl").exists() and pointed(folder, "last") is not None:
+        return RunError(
+            f"{folder}/metrics.jsonl is missing: there is nothing to draw.",
+            "Put it back from a copy.",
+        )
+    return RunError(f"{folder} has made no step yet: there is nothing to draw.", "Let it train first.")
 
 
 def _common_unit(folders: Sequence[Path]) -> tuple[list[float], str]:

@@ -56,6 +56,7 @@ def serve(settings: ServeSettings) -> None:
         tokenizer=engine.tokenizer,
         context_length=engine.context_length,
         format=chat_format(engine.tokenizer, template_of(checkpoint.settings)),
+        turns=checkpoint.settings.get("turns"),
     )
     logs.configure()
     metrics = Metrics()

@@ -94,7 +94,7 @@ def plot(folder: Path, settings: Settings, prepared: Prepared, lines: Mapping[st
     sizes = settings.model
     title = f"{folder.name}: GPT-2, {sizes.n_layer} layers, width {sizes.n_embd}, {prepared.stats.tokenizer}"
     try:
-        plot_run(folder, title, lines)
+        plot_run(read_metrics(folder / "metrics.jsonl"), folder / "loss", title, lines)
     except OSError as error:
         warn(f"loss.png could not be drawn: {error.strerror or error}.")
 

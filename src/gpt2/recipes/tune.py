@@ -70,12 +70,14 @@ def _begin(
     assert settings.tuning
     if not settings.tuning.preferences and not settings.tuning.replay:
         say("Nothing of the base's own text is replayed: it will forget some of what it knows.", style="dim")
-    rows = Tuning(folder, settings, prepared, world).loader().batches_per_epoch * settings.train.batch_size
+    task = Tuning(folder, settings, prepared, world)
+    rows = task.loader().batches_per_epoch * settings.train.batch_size
     settings = settled(settings, prepared, rows, world, device)
     assert settings.tuning
     kept = settings.tuning.model_copy(update={"base": str((folder / BASE).absolute())})
     settings = settings.model_copy(update={"tuning": kept})
-    record = new_record(settings, prepared, opened, device)
+    turns = max(task.turns(), base.settings.get("turns", 0))
+    record = new_record(settings, prepared, opened, device, turns=turns)
     take(folder, stack)
     _keep(base.folder, folder / BASE)
     write_json(folder / "run.json", record)

@@ -73,6 +73,11 @@ class Tuning:
         """The conversations of the validation part."""
         return self.rows("validation")
 
+    def turns(self) -> int:
+        """Answers in the longest conversation of the training part."""
+        rows = self.rows("train")
+        return max(int((rows.ids(index) == rows.roles.assistant).sum()) for index in range(len(rows)))
+
     def model(self, saved: Path | None) -> GPT2:
         """That of a checkpoint; else the base's weights, with rows for the marks of speakers where it has none."""
         lora, dropout = self.tuning.lora, self.settings.model.dropout

@@ -67,7 +67,7 @@ async def for_chat(body: ChatRequest, model: ServedModel) -> Asked:
     limit = body.max_completion_tokens or body.max_tokens
     room = model.context_length - (limit or min(ROOM_FOR_ANSWER, model.context_length // 2))
     size = _checked_size(conversation, model)
-    ids = await beside(lambda: prompt_ids(conversation, model.format, model.tokenizer, room), size)
+    ids = await beside(lambda: prompt_ids(conversation, model.format, model.tokenizer, room, model.turns), size)
     if len(ids) > room:
         answer = f", with {limit:,} more for the answer (max_tokens)," if limit else ", with room for an answer,"
         raise model.too_long(f"The last message of {len(ids):,} tokens{answer}", "messages")
@@ -94,10 +94,10 @@ async def for_look(body: LookRequest, model: ServedModel) -> tuple[list[int], in
         return (parts[0] or [model.tokenizer.end_of_text]) + parts[1], len(parts[1])
     conversation = _conversation(body.messages)
     size = _checked_size(conversation, model) + len(answer)
-    room = model.context_length
+    form, tokenizer, room, turns = model.format, model.tokenizer, model.context_length, model.turns
     if not answer:
-        return await beside(lambda: prompt_ids(conversation, model.format, model.tokenizer, room), size), 0
-    return await beside(lambda: answered_ids(conversation, answer, model.format, model.tokenizer, room), size)
+        return await beside(lambda: prompt_ids(conversation, form, tokenizer, room, turns), size), 0
+    return await beside(lambda: answered_ids(conversation, answer, form, tokenizer, room, turns), size)
 
 
 def _conversation(messages: Sequence[Said | Answered]) -> Unanswered:

@@ -24,6 +24,8 @@ class ServedModel:
     tokenizer: Tokenizer
     context_length: int
     format: Format
+    turns: int | None = None
+    """Turns of the longest conversation that it was tuned on; it is shown no more. None: as many as fit."""
 
     def check_length(self, text: str, param: str) -> None:
         """Refuse a text that no tokenizer could fit into the context, before any work is done for it.

@@ -4,7 +4,7 @@ import os
 import signal
 from types import FrameType, TracebackType
 
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)]
+from gpt2.signals import SIGNALS
 
 
 class StopRequest:

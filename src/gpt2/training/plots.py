@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpt2.files import atomic_open
-from gpt2.training.metrics import Record, elapsed, read_metrics
+from gpt2.training.metrics import Record, elapsed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MAKER = "gpt2-from-scratch"
+"""What a picture's own metadata say of where it comes from."""
+SUFFIXES = (".png", ".svg")
 TRAIN, VALIDATION, GREY = "#4c78a8", "#e4572e", "#8a8a8a"
+TRAIN_LINE: dict[str, Any] = {"linewidth": 1.2}
+VALIDATION_LINE: dict[str, Any] = {"linewidth": 2, "markersize": 3.5}
 RUN_COLOURS = ("#4c78a8", "#e4572e", "#54a24b", "#b279a2", "#eeca3b", "#439894", "#9d755d", "#ff9da6")
 
 
@@ -34,16 +39,21 @@ def thin(length: int, most: int = 2000) -> np.ndarray:
     return np.unique(np.linspace(0, length - 1, min(length, most)).astype(int)) if length else np.arange(0)
 
 
-def plot_run(run_folder: Path, title: str, references: Mapping[str, float], out: Path | None = None) -> list[Path]:
-    """Draw `loss.png` and `loss.svg` of a run into its folder: losses, learning rate, gradient norm.
+def is_drawn_here(path: Path) -> bool:
+    """Whether a picture is one of these, by its metadata."""
+    with path.open("rb") as file:
+        return MAKER.encode() in file.read(4096)
+
+
+def plot_run(records: Sequence[Record], stem: Path, title: str, references: Mapping[str, float]) -> list[Path]:
+    """Draw a run as PNG and SVG: losses, learning rate, gradient norm.
 
     Args:
-        run_folder: where metrics.jsonl is.
+        records: of the run; without any, nothing is drawn.
+        stem: path of the pictures without suffix.
         title: what stands above.
         references: name → loss of horizontal lines, nats a token.
-        out: path without suffix, in place of `loss` in the run's folder.
     """
-    records = read_metrics(run_folder / "metrics.jsonl")
     if not records:
         return []
     figure = _figure(9, 6.4)
@@ -79,43 +89,57 @@ def plot_run(run_folder: Path, title: str, references: Mapping[str, float], out:
     steps = [records[index].step for index in kept]
     rate.plot(steps, [records[index].lr for index in kept], color=TRAIN, linewidth=1.2)
     rate.set_title("learning rate of AdamW (Muon's has the same shape)", loc="left", fontsize=9)
-    rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    rate.yaxis.set_major_formatter("{x:g}")  # an offset text above would move the title
     rate.set_ylim(bottom=0)
     norm.plot(steps, [records[index].grad_norm for index in kept], color=TRAIN, linewidth=0.8)
     norm.set_title("gradient norm before clipping", loc="left", fontsize=9)
     norm.set_ylim(bottom=0)
     for axes in (rate, norm):
         axes.set_xlabel("optimizer step", fontsize=8)
-    return _write(figure, out or run_folder / "loss")
+    return _write(figure, stem)
 
 
-def plot_runs(run_folders: Sequence[Path], out: Path, scales: Sequence[float], unit: str) -> list[Path]:
-    """Draw the curves of several runs over each other: `out`.png and `out`.svg.
+def plot_runs(
+    runs: Sequence[tuple[str, Sequence[Record]]], stem: Path, scales: Sequence[float], unit: str
+) -> list[Path]:
+    """Draw the curves of several runs over each other, as PNG and SVG.
 
     Training loss thin, validation loss thick, over optimizer steps and over seconds.
 
     Args:
-        run_folders: where each metrics.jsonl is.
-        out: path without suffix.
+        runs: name and records of each.
+        stem: path of the pictures without suffix.
         scales: by what each run's losses, in nats a token, are multiplied.
         unit: what that makes of them.
     """
+    from matplotlib.lines import Line2D
+
     figure = _figure(11, 4.6)
     by_step, by_time = figure.subplots(1, 2, sharey=True)
-    for position, (folder, scale) in enumerate(zip(run_folders, scales, strict=True)):
-        records = [_scaled(record, scale) for record in read_metrics(folder / "metrics.jsonl")]
+    for position, ((name, own), scale) in enumerate(zip(runs, scales, strict=True)):
+        records = [_scaled(record, scale) for record in own]
         colour = RUN_COLOURS[position % len(RUN_COLOURS)]
         best = min((_val_loss(record) for record in records if record.val_loss is not None), default=None)
-        label = folder.name if best is None else f"{folder.name}: best {best:.3f}"
+        label = name if best is None else f"{name}: best {best:.3f}"
         _draw_losses(by_step, records, colour, colour, None, label)
         timed = [replace(record, seconds=at) for record, at in zip(records, elapsed(records), strict=True)]
         _draw_losses(by_time, timed, colour, colour, None, label, over="seconds")
     by_step.set_xlabel("optimizer step")
     by_step.set_ylabel(f"cross-entropy, {unit}")
     by_time.set_xlabel("seconds of training, set-up included")
-    by_step.legend(frameon=False, fontsize=9)
-    by_step.set_title("training thin, validation thick", loc="left", fontsize=9, color=GREY)
-    return _write(figure, out)
+    figure.suptitle(_compared([name for name, _ in runs]), x=0.01, ha="left", fontsize=11, fontweight="bold")
+    kinds = [
+        Line2D([], [], color=GREY, label="training", **TRAIN_LINE),
+        Line2D([], [], color=GREY, label="validation", marker="o", **VALIDATION_LINE),
+    ]
+    by_step.legend(handles=[*by_step.get_legend_handles_labels()[0], *kinds], frameon=False, fontsize=9)
+    return _write(figure, stem)
+
+
+def _compared(names: Sequence[str]) -> str:
+    """The title of a picture of several runs: as many names as there is room for."""
+    shown = [name for count, name in enumerate(names) if sum(map(len, names[: count + 1])) <= 90] or [names[0][:90]]
+    return " · ".join(shown) + (f" and {len(names) - len(shown)} more" if len(shown) < len(names) else "")
 
 
 def _scaled(record: Record, scale: float) -> Record:
@@ -142,17 +166,16 @@ def _draw_losses(
     losses = [record.train_loss for record in records]
     axes.plot(where, np.array(losses)[kept], color=train_colour, linewidth=0.6, alpha=0.25)
     axes.plot(
-        where, smooth(losses, max(1, len(losses) // 50))[kept], color=train_colour, linewidth=1.2, label=train_label
+        where, smooth(losses, max(1, len(losses) // 50))[kept], color=train_colour, label=train_label, **TRAIN_LINE
     )
     validated = [record for record in records if record.val_loss is not None]
     axes.plot(
         [getattr(record, over) for record in validated],
         [_val_loss(record) for record in validated],
         color=val_colour,
-        linewidth=2,
         marker="o" if len(validated) <= 60 else None,
-        markersize=3.5,
         label=val_label,
+        **(VALIDATION_LINE if len(validated) > 1 else {"linestyle": "", "markersize": 7}),  # one point is no curve
     )
 
 
@@ -185,10 +208,9 @@ def _write(figure: "Figure", stem: Path) -> list[Path]:
         axes.spines[["right", "top"]].set_visible(False)
         axes.grid(alpha=0.2)
     written = []
-    for suffix, options in ((".png", {"dpi": 130}), (".svg", {})):
+    for suffix, named in zip(SUFFIXES, ("Software", "Creator"), strict=True):
         path = stem.with_name(stem.name + suffix)
         with atomic_open(path) as file:
-            keywords: dict[str, Any] = {"format": suffix[1:], **options}
-            figure.savefig(file, **keywords)
+            figure.savefig(file, format=suffix[1:], dpi=130, metadata={named: MAKER})
         written.append(path)
     return written

@@ -1,0 +1,103 @@
+"""Signals before the first step: an answer at every moment, and no traceback."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.conftest import SMALL, Answer, make_text
+
+from gpt2.signals import SIGNALS, answered
+
+Cli = Callable[..., Answer]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
+
+
+@pytest.mark.parametrize(
+    ("module", "number"),
+    [
+        ("gpt2.config.schema", signal.SIGINT),  # before the command line is read
+        ("gpt2.recipes.plot", signal.SIGTERM),
+        # numpy asks for it from inside its C code, and takes what goes wrong there for a broken installation
+        ("numpy.exceptions", signal.SIGINT),
+    ],
+)
+def test_a_signal_while_importing_is_answered_at_once(module: str, number: signal.Signals) -> None:
+    pressed = f"""
+import runpy, signal, sys
+class Pressed:
+    def find_spec(self, name, *rest):
+        if name == {module!r}:
+            signal.raise_signal({int(number)})
+sys.meta_path.insert(0, Pressed())
+runpy.run_module("gpt2", run_name="__main__")
+"""
+    argv = [sys.executable, "-c", pressed, "plot", "nothing"]
+    ended = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert ended.stderr == "Stopped.\n"
+    assert ended.returncode == 128 + number
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_before_the_first_step_is_answered(
+    cli: Cli, workplace: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    (workplace / "notes.txt").write_text(make_text(600))
+    monkeypatch.setattr("gpt2.recipes.train.prepare_data", lambda *_: signal.raise_signal(number))
+    handlers = [signal.getsignal(each) for each in SIGNALS]
+    answer = cli("train", "notes.txt", *SMALL)
+    assert (answer.code, answer.err) == (128 + number, "Stopped.")
+    assert [signal.getsignal(each) for each in SIGNALS] == handlers
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with answered() as imported:
+            signal.raise_signal(signal.SIGHUP)
+            imported()
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_one_of_several_processes_dies_of_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with answered() as imported:
+        imported()
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+@contextlib.contextmanager
+def started(*argv: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen([sys.executable, "-m", "gpt2", *argv], stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@pytest.mark.parametrize("library", ["_multiarray_umath", "_umath_linalg", "libtorch_cpu", "libtorch_python"])
+@pytest.mark.parametrize("command", ["train", "generate", "plan"])
+def test_ctrl_c_while_a_library_is_loaded(workplace: Path, command: str, library: str) -> None:
+    """From outside, at the moment at which the library appears in the process."""
+    (workplace / "notes.txt").write_text(make_text(600))
+    argv = {
+        "train": ("train", "notes.txt", *SMALL, "--train.steps", "1000000"),
+        "generate": ("generate", "nothing"),
+        "plan": ("plan", "--model", "gpt2", "--tokens", "1B", "--gpus", "1xH100"),
+    }[command]
+    with started(*argv) as process:
+        while library not in Path(f"/proc/{process.pid}/maps").read_text():
+            if process.poll() is not None:
+                return  # it has no need of that library
+        os.kill(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, said) == (130, "Stopped.\n")
