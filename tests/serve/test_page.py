@@ -326,6 +326,7 @@ def test_what_is_typed_over_is_no_longer_the_models(opened: Callable[..., Page])
         expect(page.locator("#alternatives button").first).to_be_focused()
 
 
+@pytest.mark.slow
 def test_of_a_long_text_the_end_is_read(opened: Callable[..., Page]) -> None:
     engine = FakeEngine(says=lambda request: b"!")
     with serving(engine) as running:
@@ -337,6 +338,7 @@ def test_of_a_long_text_the_end_is_read(opened: Callable[..., Page]) -> None:
         assert asked(engine.seen[0])[-20:] == "0123456789" * 2
 
 
+@pytest.mark.slow
 def test_half_characters_are_joined(opened: Callable[..., Page]) -> None:
     with serving(FakeEngine(says=lambda request: "a☃\r\n👍b".encode())) as running:
         page = opened(running)
@@ -422,7 +424,8 @@ def serious(page: Page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("scheme", "width"), [pytest.param("light", 1100, marks=pytest.mark.slow), ("dark", 360)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1100), ("dark", 360)])
 def test_axe_finds_no_serious_fault(real: Running, opened: Callable[..., Page], scheme: str, width: int) -> None:
     pytest.importorskip("axe_playwright_python", reason="axe-core is not installed")
     page = opened(real, color_scheme=scheme)
