@@ -3,8 +3,9 @@
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from gpt2.errors import ConfigError
 from gpt2.generation.request import Delta, Request, Token
@@ -43,6 +44,8 @@ class FakeEngine:
     """Prompt tokens that there is memory for."""
     fail: Exception | None = None
     """What the next step raises."""
+    alternatives: tuple[tuple[int, float], ...] = ((256, -1.5), (195, -float("inf")))
+    """To each token, which itself has -0.5."""
     steps: int = 0
     seen: list[Request] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
@@ -90,7 +93,7 @@ class FakeEngine:
             return Delta(writing.stream.end(), (), "stop")
         writing.written += 1
         byte = writing.ids[at]
-        others = () if request.logprobs is None else ((byte, -0.5), (256, -1.5), (195, -float("inf")))
+        others = () if request.logprobs is None else ((byte, -0.5), *self.alternatives)
         logprob = None if request.logprobs is None else -0.5
         token = Token(byte, bytes([byte]), logprob, others[: request.logprobs])
         text = writing.stream.feed(token.bytes)
@@ -103,3 +106,27 @@ class FakeEngine:
     def _same_thread(self) -> None:
         self._thread = self._thread or threading.get_ident()
         assert self._thread == threading.get_ident(), "two threads use the engine"
+
+
+@dataclass
+class FakeInspector:
+    """See `gpt2.serve.looking.Inspector`. Remembers what was asked, and by which threads."""
+
+    fail: Exception | None = None
+    seconds: float = 0.0
+    """A look takes so long."""
+    seen: list[tuple[list[int], int]] = field(default_factory=list)
+    looked: set[str] = field(default_factory=set)
+    searched: set[str] = field(default_factory=set)
+
+    def look(self, ids: Sequence[int], written: int) -> dict[str, Any]:
+        self.seen.append((list(ids), written))
+        self.looked.add(threading.current_thread().name)
+        time.sleep(self.seconds)
+        if self.fail is not None:
+            raise self.fail
+        return {"layers": 0, "heads": 0, "tokens": [], "lens": [], "attention": ""}
+
+    def origins(self, ids: Sequence[int], written: int) -> dict[str, Any] | None:
+        self.searched.add(threading.current_thread().name)
+        return None

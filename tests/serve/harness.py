@@ -16,12 +16,13 @@ import httpx2 as httpx
 from gpt2.chat.template import ChatFormat
 from gpt2.serve.app import build_app
 from gpt2.serve.limits import Limits
+from gpt2.serve.looking import Inspector
 from gpt2.serve.metrics import Metrics
 from gpt2.serve.model import ServedModel
 from gpt2.serve.server import Server, bind
 from gpt2.serve.service import Service
 from gpt2.serve.worker import Engine, Worker
-from tests.serve.fake import BYTES, CONTEXT, FakeEngine
+from tests.serve.fake import BYTES, CONTEXT, FakeEngine, FakeInspector
 
 TEMPLATE = "Q: {question}\nA: {answer}"
 MODEL = "tiny"
@@ -112,6 +113,7 @@ def serving(
     tokenizer: Any = BYTES,
     context_length: int = CONTEXT,
     trusted_proxies: tuple[str, ...] = (),
+    inspector: Inspector | None = None,
     **limits: Any,
 ) -> Iterator[Running]:
     """A server on a free port, until the block ends. `limits` are fields of `Limits`."""
@@ -119,7 +121,7 @@ def serving(
     bounds, metrics = Limits(**limits), Metrics()
     model = ServedModel(MODEL, 1_700_000_000, tokenizer, context_length, ChatFormat.from_template(template))
     worker = Worker(engine, bounds, metrics)
-    service = Service(model, worker, bounds, metrics)
+    service = Service(model, worker, bounds, metrics, inspector or FakeInspector())
     listener = bind("127.0.0.1", 0)
     server = Server(build_app(service, key, hosts), service, bounds, trusted_proxies)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)

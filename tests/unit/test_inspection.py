@@ -1,6 +1,7 @@
 """A look inside shows the model's own numbers, and where a text came from."""
 
 import base64
+import copy
 import hashlib
 import json
 import re
@@ -20,9 +21,11 @@ from gpt2.inspection.document import html
 from gpt2.inspection.lens import logit_lens, surprise
 from gpt2.inspection.passages import closest, verbatim_spans
 from gpt2.inspection.trace import trace
-from gpt2.inspection.view import look, origins, softmax_of
+from gpt2.inspection.view import MOST_ATTENTION, look, most_tokens, origins, softmax_of, spell
 from gpt2.model.gpt2 import GPT2, GPT2Config
+from gpt2.model.precision import in_precision
 from gpt2.tokenizer.bpe import BytePairTokenizer
+from gpt2.tokenizer.roles import ROLE_SPELLINGS, RoleTokenizer
 
 BYTES = BytePairTokenizer("bytes", [bytes([byte]) for byte in range(256)])
 IDS = list(b"what it looks at, and why")
@@ -162,6 +165,37 @@ def test_of_a_long_text_the_end_is_looked_at(model: GPT2) -> None:
     view = look(model, BYTES, IDS * 3, written=1)
     assert len(view["tokens"]) == 32
     assert "".join(token["text"] for token in view["tokens"]) == (bytes(IDS * 3).decode())[-32:]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_model_of_smaller_weights_shows_nearly_the_same(model: GPT2, precision: str) -> None:
+    exact = trace(model.eval(), IDS)
+    smaller = in_precision(copy.deepcopy(model), precision)
+    seen = trace(smaller, IDS)
+    assert {part.dtype for part in (seen.attention, seen.residuals, seen.logits)} == {torch.float32}
+    for name, bound in (("attention", 0.1), ("residuals", 0.03), ("logits", 0.03)):
+        expected, found = getattr(exact, name), getattr(seen, name)
+        error = (found - expected).norm() / expected.norm()
+        assert 0 < error < bound, f"{name} is off by {error:.3f}"
+    assert torch.allclose(seen.attention.sum(-1), torch.ones(3, 4, len(IDS)))
+    read, likeliest = logit_lens(smaller, seen, BYTES.vocab_size), logit_lens(model, exact, BYTES.vocab_size)
+    assert (read.probabilities - likeliest.probabilities).abs().max() < 0.15
+    view = look(smaller, BYTES, IDS, 0)
+    assert view["tokens"][1]["loss"] == pytest.approx(surprise(exact).loss[0].item(), rel=0.1)
+
+
+def test_marks_are_told_by_their_names() -> None:
+    marked = RoleTokenizer(BYTES)
+    assert [spell(marked, mark) for mark in marked.roles.all] == list(ROLE_SPELLINGS)
+    assert spell(marked, 65) == "A"
+    assert spell(marked, 0xC3) == "\\xc3"
+
+
+def test_many_heads_shorten_the_text() -> None:
+    xl = GPT2Config(vocab_size=50257, context_length=1024, n_layer=48, n_head=25, n_embd=1600)
+    assert most_tokens(xl) ** 2 * xl.n_layer * xl.n_head <= MOST_ATTENTION < 2 * most_tokens(xl) ** 2 * 48 * 25
+    small = GPT2Config(vocab_size=50257, context_length=1024, n_layer=12, n_head=12, n_embd=768)
+    assert most_tokens(small) == 192
 
 
 def test_origins_mark_what_was_copied(tmp_path: Path) -> None:

@@ -76,6 +76,38 @@ def prompt_ids(
     return head + remembered(prompt, earlier(), room - len(head))[0]
 
 
+def answered_ids(
+    conversation: Unanswered,
+    answer: str,
+    form: Format,
+    tokenizer: Tokenizer,
+    room: int,
+    longest: int | None = None,
+) -> tuple[list[int], int]:
+    """The ids of a conversation whose last message has been answered, and how many of them are the answer's.
+
+    Args:
+        conversation: up to the last message.
+        answer: what the model said to it.
+        form: how the model wants it written.
+        tokenizer: the model's.
+        room: ids at most before the answer, as for `prompt_ids`.
+        longest: turns at most, as for `prompt_ids`.
+    """
+    asked = prompt_ids(conversation, form, tokenizer, room, longest)
+    message, first = conversation.message, not conversation.turns
+    if form.answers:
+        message, answer = message.strip(), answer.rstrip()
+    prompt = form.prompt(tokenizer, message, first)
+    whole = form.turn(tokenizer, message, answer, first)
+    # A template's last space belongs to the answer's first token, so what both begin with is what was asked.
+    alike = next((place for place, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
+    written = whole[min(alike, len(whole)) :]
+    while written and written[-1] in form.stops(tokenizer):
+        written.pop()
+    return asked[: len(asked) - len(prompt) + alike] + written, len(written)
+
+
 def remembered(prompt: list[int], earlier: Iterable[list[int]], room: int) -> tuple[list[int], int]:
     """A prompt with the newest turns before it that fit, and how many those are.
 

@@ -131,6 +131,9 @@ class ServeSettings(Section):
     drain_seconds: Annotated[float, Field(ge=0.0, le=86_400.0)] = Field(
         default=30.0, description="seconds that running answers get when the server is stopped"
     )
+    passages: bool = Field(
+        default=True, description="let Look inside show passages of the training text, to whoever has the key"
+    )
     checkpoint: str = Field(
         default="best", description="which of the run's checkpoints: best, last, or a folder such as step-00000500"
     )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gpt2.model.gpt2 import GPT2
+from gpt2.model.precision import products_of
 
 
 class Piece(NamedTuple):
@@ -43,7 +44,7 @@ class Reader:
         """
         # Both contexts end with this reading: whoever held them while the caller runs would leave a training loop
         # without dropout and without gradients.
-        with _evaluating(self.model), torch.inference_mode(), self._precision():
+        with _evaluating(self.model), torch.inference_mode(), products_of(self.model):
             return self._read(pieces)
 
     def _read(self, pieces: Sequence[Piece]) -> Tensor:
@@ -66,13 +67,6 @@ class Reader:
         if not wanted:
             return {}
         return dict(zip((rows[place] for place in wanted), self.model.logits(last[wanted]), strict=True))
-
-    def _precision(self) -> contextlib.AbstractContextManager[object]:
-        """Where the matrices are 16 bits wide, products are; sums and norms stay in 32."""
-        weight = self.model.wte.weight
-        if weight.dtype != torch.bfloat16:
-            return contextlib.nullcontext()
-        return torch.autocast(weight.device.type, dtype=torch.bfloat16)
 
 
 @contextlib.contextmanager

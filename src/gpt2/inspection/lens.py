@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gpt2.inspection.trace import Trace
 from gpt2.model.gpt2 import GPT2
+from gpt2.model.precision import products_of
 
 
 class Surprise(NamedTuple):
@@ -49,7 +50,8 @@ def logit_lens(model: GPT2, trace: Trace, vocab_size: int, k: int = 5) -> Lens:
     device = model.wpe.weight.device
     ids, probabilities = [], []
     for stream in trace.residuals:  # a depth at a time: all logits of all depths would be gigabytes
-        logits = model.logits(model.ln_f(stream.to(device)))[:, :vocab_size]
+        with products_of(model):
+            logits = model.logits(model.ln_f(stream.to(device)))[:, :vocab_size]
         best = logits.float().softmax(dim=-1).topk(min(k, vocab_size), dim=-1)
         ids.append(best.indices.cpu())
         probabilities.append(best.values.cpu())

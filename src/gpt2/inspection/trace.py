@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from gpt2.model.gpt2 import GPT2
+from gpt2.model.precision import products_of
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One text's way through a model of L layers and H heads."""
+    """One text's way through a model of L layers and H heads; all numbers in fp32, on the CPU."""
 
     ids: tuple[int, ...]
     """The text, T tokens."""
@@ -29,26 +30,26 @@ def trace(model: GPT2, ids: Sequence[int]) -> Trace:
     """Read a text and keep what went on. The model is as before afterwards, and may be in training.
 
     Args:
-        model: on any device, in fp32.
+        model: on any device, in any precision.
         ids: 1 to context_length tokens.
     """
     projected: list[Tensor] = []
     residuals: list[Tensor] = []
 
     def keep_projection(_: nn.Module, __: object, output: Tensor) -> None:
-        projected.append(output[0])  # queries, keys and values side by side: (T, 3C)
+        projected.append(output[0].float())  # queries, keys and values side by side: (T, 3C)
 
     def keep_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        residuals.append(inputs[0][0])  # (T, C)
+        residuals.append(inputs[0][0].float())  # (T, C)
 
-    with contextlib.ExitStack() as hooks, _evaluating(model):
+    with contextlib.ExitStack() as hooks, _evaluating(model), products_of(model):
         for block in model.h:
             hooks.callback(block.register_forward_pre_hook(keep_input).remove)
             hooks.callback(block.get_submodule("attn.c_attn").register_forward_hook(keep_projection).remove)
         hooks.callback(model.ln_f.register_forward_pre_hook(keep_input).remove)
         logits = model(torch.tensor([list(ids)], device=model.wpe.weight.device))[0]
     attention = torch.stack([attention_weights(part, model.config.n_head) for part in projected])
-    return Trace(tuple(ids), attention.float().cpu(), torch.stack(residuals).float().cpu(), logits.float().cpu())
+    return Trace(tuple(ids), attention.cpu(), torch.stack(residuals).cpu(), logits.float().cpu())
 
 
 def attention_weights(projected: Tensor, n_head: int) -> Tensor:

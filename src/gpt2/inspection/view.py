@@ -1,6 +1,7 @@
 """A look inside as plain JSON values, for whoever draws it: the terminal, a page."""
 
 import base64
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +13,14 @@ from gpt2.corpus.shards import TokenShards
 from gpt2.inspection.lens import logit_lens, surprise
 from gpt2.inspection.passages import VERBATIM, closest, document_at, shortest_span, tokens_of_a_word, verbatim_spans
 from gpt2.inspection.trace import trace
-from gpt2.model.gpt2 import GPT2
+from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.tokenizer.base import Tokenizer
+from gpt2.tokenizer.roles import ROLE_SPELLINGS, roles_of
 
 MOST_TOKENS = 192
 """Of a text that is looked into; of a longer one its end. Attention grows with the square."""
+MOST_ATTENTION = 2**23
+"""Numbers of attention in a view, two bytes each; of models with very many heads the text is cut shorter still."""
 GUESSES = 48
 """Likeliest next tokens that are told with their logits."""
 BIN = 0.25
@@ -29,9 +33,9 @@ def look(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], written: int) ->
     """What the model makes of a text.
 
     Args:
-        model: in fp32.
+        model: in any precision.
         tokenizer: its own.
-        ids: the text; of more than MOST_TOKENS, or than the context, the end is taken.
+        ids: the text; of more than `most_tokens` the end is taken.
         written: how many of the last ids the model wrote itself.
 
     Returns:
@@ -40,8 +44,7 @@ def look(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], written: int) ->
         (logit, count). `lens`: for each depth, the embeddings first, for each token its guesses (text, probability).
         `attention`: a base64 text of little-endian uint16, shape (layers, heads, T, T), 65535 for all attention.
     """
-    most = min(MOST_TOKENS, model.config.context_length)
-    ids = list(ids)[-most:] or [tokenizer.end_of_text]
+    ids = list(ids)[-most_tokens(model.config) :] or [tokenizer.end_of_text]
     seen = trace(model, ids)
     logits = seen.logits[:, : tokenizer.vocab_size]
     lens = logit_lens(model, seen, tokenizer.vocab_size)
@@ -75,6 +78,12 @@ def look(model: GPT2, tokenizer: Tokenizer, ids: Sequence[int], written: int) ->
         ],
         "attention": base64.b64encode((seen.attention.numpy() * 65535).round().astype("<u2").tobytes()).decode(),
     }
+
+
+def most_tokens(config: GPT2Config) -> int:
+    """How many tokens of a text are looked into at most."""
+    fits = math.isqrt(MOST_ATTENTION // (config.n_layer * config.n_head))
+    return min(MOST_TOKENS, fits, config.context_length)
 
 
 def origins(
@@ -129,9 +138,12 @@ def origins(
 
 
 def spell(tokenizer: Tokenizer, token: int) -> str:
-    """One token as text; a part of a character as its bytes, the end-of-text mark by its name."""
+    """One token as text; a part of a character as its bytes, a mark by its name."""
     if token == tokenizer.end_of_text:
         return "<|endoftext|>"
+    roles = roles_of(tokenizer)
+    if roles is not None and token in roles.all:
+        return ROLE_SPELLINGS[roles.all.index(token)]
     spelled = tokenizer.decode_bytes([token])
     try:
         return spelled.decode("utf-8")

@@ -1,5 +1,7 @@
 """Smaller weights for inference: in 16 bits, or in 8 with a scale for each output."""
 
+import contextlib
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +21,17 @@ def in_precision(model: GPT2, precision: str) -> GPT2:
             if isinstance(module, nn.Linear | nn.Embedding) and module is not model.wpe:
                 module.weight = nn.Parameter(module.weight.detach().bfloat16(), requires_grad=False)
     return model
+
+
+def products_of(model: GPT2) -> contextlib.AbstractContextManager[object]:
+    """The context to run a model of any precision in.
+
+    Where the matrices are 16 bits wide, products are; sums and norms stay in 32.
+    """
+    weight = model.wte.weight
+    if weight.dtype != torch.bfloat16:
+        return contextlib.nullcontext()
+    return torch.autocast(weight.device.type, dtype=torch.bfloat16)
 
 
 class Int8GPT2(GPT2):

@@ -8,19 +8,18 @@ import torch
 
 from gpt2.config.commands import ExplainSettings
 from gpt2.console import progress, say, table, warn
-from gpt2.corpus.shards import TokenShards
-from gpt2.errors import CheckpointError, DataError, RunError
+from gpt2.errors import CheckpointError, RunError
 from gpt2.files import atomic_open, disk_error, require_folder
 from gpt2.generation.engine import Engine
 from gpt2.generation.request import Sampling
 from gpt2.generation.stream import printable
 from gpt2.inspection.document import html
 from gpt2.inspection.view import look, origins, softmax_of, spell
+from gpt2.recipes.inspector import training_text
 from gpt2.runtime import pick_device
 from gpt2.tokenizer.base import Tokenizer, cannot_spell, well_formed
 from gpt2.tokenizer.store import load_tokenizer
 from gpt2.training.checkpoint import (
-    OpenedCheckpoint,
     find_run,
     list_checkpoints,
     open_checkpoint,
@@ -69,7 +68,7 @@ def _look(settings: ExplainSettings, device: torch.device) -> dict[str, Any]:
     prompt = _prompt(settings, tokenizer)
     written = list(Engine(model, tokenizer).generate(prompt, settings.max_tokens, _sampling(settings)))
     view = look(model, tokenizer, [*prompt, *written], len(written))
-    shards = _training_text(checkpoint, tokenizer)
+    shards = training_text(checkpoint, tokenizer)
     view["origins"] = None if shards is None else origins(tokenizer, [*prompt, *written], len(written), shards)
     view["sampling"] = {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
     view["name"] = str(checkpoint.run_folder or checkpoint.folder)
@@ -123,17 +122,6 @@ def _prompt(settings: ExplainSettings, tokenizer: Tokenizer) -> list[int]:
 def _sampling(settings: ExplainSettings) -> Sampling:
     seed = SEED if settings.seed is None else settings.seed
     return Sampling(settings.temperature, settings.top_k, settings.top_p, settings.min_p, seed=seed)
-
-
-def _training_text(checkpoint: OpenedCheckpoint, tokenizer: Tokenizer) -> TokenShards | None:
-    """The tokens that the run was trained on, where they are still there."""
-    data = checkpoint.settings.get("data")
-    if checkpoint.run_folder is None or not isinstance(data, str):
-        return None
-    try:
-        return TokenShards(checkpoint.run_folder.parent / ".prepared" / data, "train", tokenizer.fingerprint())
-    except DataError:
-        return None
 
 
 def _print(view: dict[str, Any]) -> None:

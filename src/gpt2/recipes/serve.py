@@ -13,6 +13,7 @@ from gpt2.generation.load import open_engine
 from gpt2.generation.request import Sampling
 from gpt2.model.cost import parameters
 from gpt2.recipes.chat import template_of
+from gpt2.recipes.inspector import EngineInspector, training_text
 from gpt2.runtime import pick_device
 from gpt2.serve import logs
 from gpt2.serve.app import build_app
@@ -60,7 +61,8 @@ def serve(settings: ServeSettings) -> None:
     logs.configure()
     metrics = Metrics()
     worker = Worker(engine, limits, metrics)
-    service = Service(model, worker, limits, metrics)
+    shards = training_text(checkpoint, engine.tokenizer) if settings.passages else None
+    service = Service(model, worker, limits, metrics, EngineInspector(engine, shards))
     hosts = [*settings.allowed_hosts, settings.host]
     server = Server(build_app(service, key, hosts), service, limits, settings.trusted_proxies)
 

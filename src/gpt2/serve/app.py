@@ -11,17 +11,27 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from gpt2 import __version__
-from gpt2.serve.asking import for_chat, for_completion
+from gpt2.serve.asking import for_chat, for_completion, for_look
 from gpt2.serve.errors import ApiError
 from gpt2.serve.gate import Gate
 from gpt2.serve.page import PAGE
-from gpt2.serve.responses import ChatChunk, ChatCompletion, Completion, ErrorResponse, Health, ModelCard, ModelList
-from gpt2.serve.schemas import ChatRequest, CompletionRequest, Sampled
+from gpt2.serve.responses import (
+    ChatChunk,
+    ChatCompletion,
+    Completion,
+    ErrorResponse,
+    Health,
+    Look,
+    ModelCard,
+    ModelList,
+)
+from gpt2.serve.schemas import ChatRequest, CompletionRequest, LookRequest, Sampled
 from gpt2.serve.service import Service, as_json
 from gpt2.serve.writers import ChatWriter, CompletionWriter
 
 STATUSES = (400, 401, 403, 404, 413, 415, 429, 431, 500, 503)
 """Other than 200, of the routes that need a key."""
+BODIES = (CompletionRequest, ChatRequest, LookRequest)
 
 
 def build_app(service: Service, key: str | None, hosts: Collection[str]) -> ASGIApp:
@@ -68,6 +78,13 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         asked = await for_chat(body, service.model)
         writer = ChatWriter(asked, service.model, bool(body.logprobs), _wants_usage(body))
         return await service.answer(request, asked, writer, bool(body.stream))
+
+    @app.post("/v1/look", responses={**errors, 200: {"model": Look}}, openapi_extra=_takes(LookRequest))
+    async def look(request: Request) -> Response:
+        """What goes on in the model at a text: for the page. Not OpenAI's."""
+        body = await service.read(request, LookRequest)
+        ids, written = await for_look(body, service.model)
+        return await service.look(request, body, ids, written)
 
     @app.get("/v1/models", response_model=ModelList, responses=errors)
     async def models() -> Response:
@@ -123,11 +140,11 @@ def _document(app: FastAPI, model: str, with_key: bool) -> dict[str, Any]:
     """The OpenAPI document of a server with this model."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        schemas: list[tuple[type[BaseModel], Any]] = [(CompletionRequest, "validation"), (ChatRequest, "validation")]
+        schemas: list[tuple[type[BaseModel], Any]] = [(schema, "validation") for schema in BODIES]
         _, definitions = models_json_schema(schemas, ref_template="#/components/schemas/{model}")
         components = document.setdefault("components", {})
-        for name in ("CompletionRequest", "ChatRequest"):
-            definitions["$defs"][name]["properties"]["model"]["enum"] = [model]
+        for schema in BODIES:
+            definitions["$defs"][schema.__name__]["properties"]["model"]["enum"] = [model]
         components.setdefault("schemas", {}).update(definitions["$defs"])
         for operations in document["paths"].values():
             for operation in operations.values():

@@ -1,15 +1,16 @@
 """From what a client sends to what the engine is asked. Text stays text: only token ids can name a special token."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
-from gpt2.chat.conversation import conversation_of, prompt_ids
+from gpt2.chat.conversation import Unanswered, answered_ids, conversation_of, prompt_ids
 from gpt2.config.commands import LARGEST_SEED
 from gpt2.corpus.fields import Message
 from gpt2.generation.request import Request, Sampling
 from gpt2.serve.errors import ApiError
 from gpt2.serve.limits import MOST_PROMPTS
 from gpt2.serve.model import ServedModel, beside
-from gpt2.serve.schemas import Answered, ChatRequest, CompletionRequest, Said, Sampled
+from gpt2.serve.schemas import Answered, ChatRequest, CompletionRequest, LookRequest, Said, Sampled
 
 Number = TypeVar("Number", int, float)
 
@@ -62,15 +63,10 @@ async def for_chat(body: ChatRequest, model: ServedModel) -> Asked:
     Raises:
         ApiError: 400, naming the field.
     """
-    try:
-        conversation = conversation_of([_message(message) for message in body.messages])
-    except ValueError as error:
-        raise ApiError(400, f"messages: {error}.", "messages", "invalid_value") from None
+    conversation = _conversation(body.messages)
     limit = body.max_completion_tokens or body.max_tokens
     room = model.context_length - (limit or min(ROOM_FOR_ANSWER, model.context_length // 2))
-    model.check_length(conversation.system, "messages")
-    model.check_length(conversation.message, "messages")
-    size = len(conversation.system) + len(conversation.message) + sum(len(a) + len(b) for a, b in conversation.turns)
+    size = _checked_size(conversation, model)
     ids = await beside(lambda: prompt_ids(conversation, model.format, model.tokenizer, room, model.turns), size)
     if len(ids) > room:
         answer = f", with {limit:,} more for the answer (max_tokens)," if limit else ", with room for an answer,"
@@ -79,6 +75,52 @@ async def for_chat(body: ChatRequest, model: ServedModel) -> Asked:
     stops = frozenset(model.format.stops(model.tokenizer))
     requests = _requests(body, ids, limit or model.context_length - len(ids), alternatives, model, stops)
     return Asked(requests, len(ids), [""] * len(requests))
+
+
+async def for_look(body: LookRequest, model: ServedModel) -> tuple[list[int], int]:
+    """The ids for POST /v1/look, and how many of the last ones the model wrote.
+
+    Raises:
+        ApiError: 400, naming the field.
+    """
+    answer = body.answer or ""
+    model.check_length(answer, "answer")
+    if body.messages is None:
+        prompt = body.prompt or ""
+        model.check_length(prompt, "prompt")
+        parts = await beside(
+            lambda: [model.tokenizer.encode(text).tolist() for text in (prompt, answer)], len(prompt) + len(answer)
+        )
+        return (parts[0] or [model.tokenizer.end_of_text]) + parts[1], len(parts[1])
+    conversation = _conversation(body.messages)
+    size = _checked_size(conversation, model) + len(answer)
+    form, tokenizer, room, turns = model.format, model.tokenizer, model.context_length, model.turns
+    if not answer:
+        return await beside(lambda: prompt_ids(conversation, form, tokenizer, room, turns), size), 0
+    return await beside(lambda: answered_ids(conversation, answer, form, tokenizer, room, turns), size)
+
+
+def _conversation(messages: Sequence[Said | Answered]) -> Unanswered:
+    """Messages as turns.
+
+    Raises:
+        ApiError: 400, the last one is not the user's.
+    """
+    try:
+        return conversation_of([_message(message) for message in messages])
+    except ValueError as error:
+        raise ApiError(400, f"messages: {error}.", "messages", "invalid_value") from None
+
+
+def _checked_size(conversation: Unanswered, model: ServedModel) -> int:
+    """Characters of a conversation of which each part that must be encoded may fit.
+
+    Raises:
+        ApiError: 400, one does not.
+    """
+    model.check_length(conversation.system, "messages")
+    model.check_length(conversation.message, "messages")
+    return len(conversation.system) + len(conversation.message) + sum(len(a) + len(b) for a, b in conversation.turns)
 
 
 def _prompts(body: CompletionRequest) -> list[str] | list[list[int]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from gpt2.errors import UserError
 from gpt2.serve.responses import ErrorBody, ErrorResponse
 from gpt2.serve.schemas import FIELDS
 
@@ -82,3 +83,14 @@ def _fields(path: Sequence[str | int]) -> list[str]:
         for depth, part in enumerate(path)
         if isinstance(part, int) or (part in FIELDS and not (depth and part in ROLES))
     ]
+
+
+def describe(error: BaseException) -> str:
+    """An exception without its words, which may hold what a user wrote: its kind, and where it arose."""
+    if isinstance(error, UserError):
+        return error.what
+    places, trace = [], error.__traceback__
+    while trace is not None:
+        places.append(f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return f"{type(error).__name__} in {' > '.join(places[-6:])}"

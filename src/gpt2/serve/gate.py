@@ -15,11 +15,10 @@ from urllib.parse import quote, urlsplit
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gpt2.serve.errors import ApiError
+from gpt2.serve.errors import ApiError, describe
 from gpt2.serve.limits import Limits
 from gpt2.serve.metrics import Metrics
 from gpt2.serve.page import PAGE
-from gpt2.serve.worker import describe
 
 log = logging.getLogger("gpt2.serve")
 

@@ -15,6 +15,8 @@ MOST_IDS = 2**15
 """Token ids of a prompt; far above any context, and far below what would keep the parser busy."""
 MOST_ALTERNATIVES = 20
 """Log-probabilities of other tokens that may be asked for beside each token."""
+MOST_LOOKS = 4
+"""Looks inside on their way at once, all clients together: each holds tens of megabytes until it is sent."""
 INLINE_CHARACTERS = 4096
 """A text up to so long is encoded at once (a millisecond); a longer one in a thread, so that others do not wait."""
 

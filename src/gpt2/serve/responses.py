@@ -146,6 +146,67 @@ class ModelList(Part):
     data: list[ModelCard]
 
 
+class LookedToken(Part):
+    """A token of a text that was looked into."""
+
+    id: int
+    text: str
+    written: bool = Field(description="by the model")
+    loss: float | None = Field(description="in nats; null for the first")
+    rank: int | None = Field(description="how many tokens were thought likelier; null for the first")
+    guesses: list[tuple[int, str, float]] = Field(description="expected after it: id, text, logit; best first")
+    rest: list[tuple[float, int]] = Field(description="the other logits: value, how many")
+
+
+class CopiedSpan(Part):
+    """What stands word for word in the training text: tokens [start, stop), and the words around it there."""
+
+    start: int
+    stop: int
+    document: str
+    before: str
+    text: str
+    after: str
+
+
+class NearPassage(Part):
+    """A passage of the training text that has much in common."""
+
+    document: str
+    score: float
+    text: str
+
+
+class Origins(Part):
+    """Where a text comes from."""
+
+    spans: list[CopiedSpan]
+    share: float
+    characters: int
+    tokens: int
+    passages: list[NearPassage]
+
+
+class LookSampling(Part):
+    """How tokens are drawn."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+
+
+class Look(Part):
+    """What goes on in a model at a text."""
+
+    layers: int
+    heads: int
+    tokens: list[LookedToken]
+    lens: list[list[list[tuple[str, float]]]] = Field(description="depth, token → guesses: text, probability")
+    attention: str = Field(description="base64 of little-endian uint16, shape (layers, heads, T, T); 65535 for all")
+    origins: Origins | None = Field(description="null: the training text is not at hand")
+    sampling: LookSampling
+
+
 class Health(Part):
     """How the server is."""
 

@@ -42,19 +42,10 @@ class StreamOptions(Strict):
     include_obfuscation: bool | None = Field(default=None, description="without effect")
 
 
-class Sampled(Strict):
-    """What completions and chat have in common."""
+class Drawn(Strict):
+    """The model, and how a token is drawn from what it expects."""
 
     model: Name = Field(description="as /v1/models names it")
-    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = Field(default=None, description="answers to each prompt")
-    stream: bool | None = Field(default=None, description="send the text while it is written, as server-sent events")
-    stream_options: StreamOptions | None = Field(default=None, description="only with `stream`")
-    stop: StopString | Annotated[list[StopString], Field(max_length=MOST_STOPS, fail_fast=True)] | None = Field(
-        default=None, description="texts that end an answer and are not part of it"
-    )
-    seed: Annotated[int, Field(ge=-INT64, lt=INT64)] | None = Field(
-        default=None, description="the same seed gives the same text; with `n`, answer i has seed + i"
-    )
     temperature: Annotated[float, Field(ge=0.0, le=LARGEST_TEMPERATURE)] | None = Field(
         default=None, description="1 by default; 0: always the likeliest token"
     )
@@ -63,6 +54,20 @@ class Sampled(Strict):
     )
     top_k: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(
         default=None, description="choose among this many likeliest tokens; 0: all. Not OpenAI's"
+    )
+
+
+class Sampled(Drawn):
+    """What completions and chat have in common."""
+
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = Field(default=None, description="answers to each prompt")
+    stream: bool | None = Field(default=None, description="send the text while it is written, as server-sent events")
+    stream_options: StreamOptions | None = Field(default=None, description="only with `stream`")
+    stop: StopString | Annotated[list[StopString], Field(max_length=MOST_STOPS, fail_fast=True)] | None = Field(
+        default=None, description="texts that end an answer and are not part of it"
+    )
+    seed: Annotated[int, Field(ge=-INT64, lt=INT64)] | None = Field(
+        default=None, description="the same seed gives the same text; with `n`, answer i has seed + i"
     )
     min_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = Field(
         default=None, description="only tokens this likely beside the likeliest. Not OpenAI's"
@@ -194,9 +199,25 @@ class ChatRequest(Sampled):
         return self
 
 
+class LookRequest(Drawn):
+    """POST /v1/look: what goes on in the model at a text. Not OpenAI's."""
+
+    prompt: str | None = Field(default=None, description="the text; of a long one its end is looked at")
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)] | None = Field(
+        default=None, description="or a conversation"
+    )
+    answer: str | None = Field(default=None, description="what the model wrote after it")
+
+    @model_validator(mode="after")
+    def _one(self) -> "LookRequest":
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either prompt or messages")
+        return self
+
+
 FIELDS = frozenset(
     name
-    for schema in (CompletionRequest, ChatRequest, StreamOptions, Said, Answered, TextPart, ResponseFormat)
+    for schema in (CompletionRequest, ChatRequest, LookRequest, StreamOptions, Said, Answered, TextPart, ResponseFormat)
     for name in schema.model_fields
 )
 """All names that a request can hold, at any depth."""

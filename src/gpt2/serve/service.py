@@ -14,15 +14,16 @@ from starlette.types import Receive, Scope, Send
 from gpt2.serve.asking import Asked
 from gpt2.serve.errors import ApiError, from_validation
 from gpt2.serve.limits import Limits
+from gpt2.serve.looking import Inspector, Looks, pieces
 from gpt2.serve.metrics import Metrics
 from gpt2.serve.model import ServedModel
 from gpt2.serve.responses import Health, ModelCard
-from gpt2.serve.schemas import Sampled
+from gpt2.serve.schemas import Drawn, LookRequest
 from gpt2.serve.worker import Worker
 from gpt2.serve.writers import Writer
 
 T = TypeVar("T")
-Body = TypeVar("Body", bound=Sampled)
+Body = TypeVar("Body", bound=Drawn)
 
 
 class Service:
@@ -33,13 +34,17 @@ class Service:
         worker: who writes.
         limits: of bodies.
         metrics: where is counted what is done.
+        inspector: looks into the model.
     """
 
-    def __init__(self, model: ServedModel, worker: Worker, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, model: ServedModel, worker: Worker, limits: Limits, metrics: Metrics, inspector: Inspector
+    ) -> None:
         self.model = model
         self.worker = worker
         self.limits = limits
         self.metrics = metrics
+        self._looks = Looks(inspector, worker)
         self.draining = False
         """Whether the server is about to end: nothing new is begun."""
 
@@ -111,24 +116,37 @@ class Service:
             # Only when the first piece is there it is certain that there will be an answer, and no error.
             first = await _unless_gone(request, answer.read())
             self.metrics.first_token.observe(time.monotonic() - began)
-            return EventStream(writer.stream(first, answer), give_up)
+            return Pieces(writer.stream(first, answer), "text/event-stream", give_up)
         except BaseException:
             give_up()
             raise
 
+    async def look(self, request: Request, body: LookRequest, ids: list[int], written: int) -> Response:
+        """Look into the model, and respond.
 
-class EventStream(StreamingResponse):
-    """Server-sent events. However it ends, `done` is called."""
+        Raises:
+            ApiError: there is no room for it, or it failed.
+            ClientDisconnect: the client has gone.
+        """
+        self._looks.begin()
+        try:
+            content = await _unless_gone(request, self._looks.look(body, ids, written, _client(request)))
+        except BaseException:
+            self._looks.end()
+            raise
+        return Pieces(pieces(content), "application/json", self._looks.end)
 
-    media_type = "text/event-stream"
 
-    def __init__(self, events: Any, done: Callable[[], None]) -> None:
+class Pieces(StreamingResponse):
+    """A response that is sent as its reader takes it. However it ends, `done` is called."""
+
+    def __init__(self, content: Any, media_type: str, done: Callable[[], None]) -> None:
         # The last header is for nginx, which would else collect pieces before it hands them on.
-        super().__init__(events, headers={"X-Accel-Buffering": "no"})
+        super().__init__(content, headers={"X-Accel-Buffering": "no"}, media_type=media_type)
         self._done = done
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events, until they end or the client goes."""
+        """Send the pieces, until they end or the client goes."""
         try:
             await super().__call__(scope, receive, send)
         finally:

@@ -2,6 +2,7 @@
 
 Between two tokens the thread reads its messages, so a request that was given up costs one token at most. Places go to
 the client that has the fewest, then by arrival; how many answers may run and wait is bounded, for all and for each.
+Other work on the model is done here, too, a piece between two tokens.
 """
 
 import asyncio
@@ -9,17 +10,19 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 from gpt2.errors import UserError
 from gpt2.generation.request import Delta, Request
 from gpt2.serve.answer import Answer, News, deliver
-from gpt2.serve.errors import ApiError
+from gpt2.serve.errors import ApiError, describe
 from gpt2.serve.limits import Limits
 from gpt2.serve.metrics import Metrics
+from gpt2.serve.task import Job, Task
+
+T = TypeVar("T")
 
 log = logging.getLogger("gpt2.serve")
 
@@ -48,18 +51,6 @@ class Engine(Protocol):
         ...
 
 
-@dataclass(eq=False, slots=True)
-class Job:
-    """One request on its way."""
-
-    request: Request
-    answer: Answer
-    index: int
-    deadline: float
-    arrived: float = field(default_factory=time.monotonic)
-    ticket: int | None = None
-
-
 class Worker:
     """Owns an engine, in a thread of its own.
 
@@ -77,8 +68,9 @@ class Worker:
         self._limits = limits
         self._metrics = metrics
         self._share = limits.share(engine.slots)
-        self._inbox: queue.SimpleQueue[list[Job] | Answer | ApiError | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[list[Job] | Task | Answer | ApiError | None] = queue.SimpleQueue()
         self._waiting: list[Job] = []
+        self._tasks: deque[Task] = deque()
         self._running: dict[int, Job] = {}
         self._news: defaultdict[asyncio.AbstractEventLoop, list[News]] = defaultdict(list)
         self._lock = threading.Lock()
@@ -121,6 +113,23 @@ class Worker:
             self._inbox.put(jobs)  # under the lock: so whoever sets `failed` has all that came before it
         return answer
 
+    def run(self, work: Callable[[], T], client: str) -> asyncio.Future[T]:
+        """Have the engine's thread run something between two steps, in which nobody's text goes on.
+
+        Args:
+            work: may use the model, and must leave it as it was. Its exceptions become an `ApiError` in the future.
+            client: who wants it; it counts as one of their answers.
+
+        Raises:
+            ApiError: 429, too many are waiting, of this client or in all; 503, the thread has ended.
+        """
+        task = Task(work, client, time.monotonic() + self._limits.answer_seconds)
+        with self._lock:
+            self._check_room(client, 1)
+            self._outstanding[client] += 1
+            self._inbox.put(task)
+        return asyncio.wrap_future(task.result)
+
     def check_room(self, client: str) -> None:
         """Refuse a client early, before its request is read and encoded.
 
@@ -153,11 +162,13 @@ class Worker:
     def _live(self) -> None:
         try:
             while not self._stopping:
-                self._read_messages(wait=not self._running and not self._waiting)
+                self._read_messages(wait=not self._running and not self._waiting and not self._tasks)
                 self._give_up_late()
                 self._admit()
                 if self._running:
                     self._step()
+                if self._tasks and not self._stopping:
+                    self._do(self._tasks.popleft())
                 self._tell()
             self._end_all(ApiError(503, "The server is shutting down.", code="shutting_down"))
         except Exception as error:  # noqa: BLE001 - whatever it is, clients must not wait for ever
@@ -182,6 +193,8 @@ class Worker:
                 self._end_all(message)
             elif isinstance(message, Answer):
                 self._drop(message)
+            elif isinstance(message, Task):
+                self._tasks.append(message)
             else:
                 self._waiting.extend(message)
 
@@ -227,8 +240,18 @@ class Worker:
             self._post(job, delta)
             if delta.finish is not None:
                 del self._running[ticket]
-                self._ended(job)
+                self._ended(job.answer.client, job.arrived)
         self._metrics.written.inc(written)
+
+    def _do(self, task: Task) -> None:
+        """Run a task, unless it was given up."""
+        if task.result.set_running_or_notify_cancel():
+            try:
+                task.result.set_result(task.work())
+            except Exception as error:  # noqa: BLE001 - one request fails, the server lives
+                log.error("work on the model failed: %s", describe(error))
+                task.result.set_exception(ApiError(500, "This request could not be answered."))
+        self._ended(task.client, task.arrived)
 
     def _give_up_late(self) -> None:
         now = time.monotonic()
@@ -236,6 +259,8 @@ class Worker:
             if job.deadline < now:
                 seconds = self._limits.answer_seconds
                 self._end(job, ApiError(503, f"The answer took longer than {seconds:g} s.", code="timeout"))
+        while self._tasks and self._tasks[0].deadline < now:
+            self._refuse(self._tasks.popleft(), ApiError(503, "The answer took too long.", code="timeout"))
 
     def _drop(self, answer: Answer) -> None:
         for job in [*self._waiting, *self._running.values()]:
@@ -246,6 +271,12 @@ class Worker:
     def _end_all(self, error: ApiError) -> None:
         for job in [*self._waiting, *self._running.values()]:
             self._end(job, error)
+        while self._tasks:
+            self._refuse(self._tasks.popleft(), error)
+
+    def _refuse(self, task: Task, error: ApiError) -> None:
+        task.fail(error)
+        self._ended(task.client, task.arrived)
 
     def _end(self, job: Job, error: ApiError) -> None:
         self._post(job, error)
@@ -261,15 +292,14 @@ class Worker:
                 self._engine.cancel(job.ticket)
             except Exception as error:  # noqa: BLE001 - it is forgotten anyhow
                 log.error("a request could not be cancelled: %s", describe(error))
-        self._ended(job)
+        self._ended(job.answer.client, job.arrived)
 
-    def _ended(self, job: Job) -> None:
-        client = job.answer.client
+    def _ended(self, client: str, arrived: float) -> None:
         with self._lock:
             self._outstanding[client] -= 1
             if not self._outstanding[client]:
                 del self._outstanding[client]
-            self._seconds += 0.1 * (time.monotonic() - job.arrived - self._seconds)
+            self._seconds += 0.1 * (time.monotonic() - arrived - self._seconds)
         self._count()
 
     def _count(self) -> None:
@@ -287,14 +317,3 @@ class Worker:
             except RuntimeError:  # the loop was closed; nobody listens
                 log.debug("an event loop has ended before its answers")
         self._news.clear()
-
-
-def describe(error: BaseException) -> str:
-    """An exception without its words, which may hold what a user wrote: its kind, and where it arose."""
-    if isinstance(error, UserError):
-        return error.what
-    places, trace = [], error.__traceback__
-    while trace is not None:
-        places.append(f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}")
-        trace = trace.tb_next
-    return f"{type(error).__name__} in {' > '.join(places[-6:])}"

@@ -18,8 +18,9 @@ export function visible(text) {
 
 const percent = (share) => (share >= 0.0995 ? share.toFixed(2) : share.toFixed(4)).replace(/^1\.00$/, "1.0");
 
+// Never so deep that a word on it could not be read.
 function colour(variable, share) {
-  return `rgba(var(--${variable}), ${Math.min(1, share).toFixed(3)})`;
+  return `rgba(var(--${variable}), ${(0.55 * Math.min(1, share)).toFixed(3)})`;
 }
 
 // ---- probabilities ---------------------------------------------------------------------------------------------
@@ -128,7 +129,7 @@ function drawNext(view, state) {
     slider("Top p", { min: 0.05, max: 1, step: 0.05, value: state.topP }, (v) => v.toFixed(2),
       (value) => { state.topP = value; update(); }));
   return [make("section", {}, heading,
-    make("p", { textContent: "Probabilities under these settings; pale: never drawn. An arrow marks what stands in the text." }),
+    make("p", { textContent: "Probabilities under these settings; struck out: never drawn. An arrow marks what stands in the text." }),
     sliders, bars), update];
 }
 
@@ -145,7 +146,7 @@ function drawLens(view, state) {
         const [text, share] = guesses[place][0];
         const title = guesses[place].map(([word, part]) => `${visible(word)} ${percent(part)}`).join("\n");
         const cell = make("td", { textContent: visible(text), title });
-        cell.style.background = colour("cool", share * 0.8);
+        cell.style.background = colour("cool", share);
         if (place === state.place) cell.style.outline = "2px solid var(--main)";
         return cell;
       })));
