@@ -2,7 +2,8 @@
 
 import json
 import time
-from socket import IPPROTO_TCP, SO_SNDBUF, SOL_SOCKET, TCP_NODELAY
+from socket import IPPROTO_TCP, SO_LINGER, SO_SNDBUF, SOL_SOCKET, TCP_NODELAY
+from struct import pack
 from typing import Any
 
 import h11
@@ -85,4 +86,7 @@ class BoundedProtocol(H11Protocol):
     def _drop(self, reason: str) -> None:
         self._metrics.dropped.labels(reason).inc()
         self._receiving_since = self._blocked_since = None
+        if (socket := self.transport.get_extra_info("socket")) is not None:
+            # Else the system would keep for minutes what the client has not taken.
+            socket.setsockopt(SOL_SOCKET, SO_LINGER, pack("ii", 1, 0))
         self.transport.abort()
