@@ -27,7 +27,7 @@ train: .venv/.setup ## train on data/, or on SOURCES="a.txt b.csv"
 	$(BIN)/gpt2 train $(SOURCES)
 
 test: .venv/.setup-dev ## all tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 test-slow: .venv/.setup-dev ## every crash point, 200 kills, 100 small disks, 1,000 prompts: many minutes
 	$(BIN)/python -m pytest -n 2 -m slow -rP
@@ -50,6 +50,7 @@ bench: .venv/.setup-dev ## measure against peers: benchmarks/RESULTS.md; TEXT=ti
 	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/serving.py --record
 	$(BIN)/python benchmarks/soak.py --minutes 30 --record
+	$(BIN)/python benchmarks/page.py
 	$(if $(CONVERSATIONS),$(BIN)/python benchmarks/tuning.py runs/demo $(CONVERSATIONS))
 
 clean: ## remove the environment and caches; runs/ and data/ stay

@@ -27,9 +27,9 @@ PROMPT, NEW, LONG = 32, 128, 512
 CONTEXT = 1024
 
 
-def prompts(batch: int, length: int, vocabulary: int = 50_257) -> list[list[int]]:
-    """The same ids for everybody, other ones each row."""
-    return np.random.default_rng(batch).integers(0, vocabulary - 1, (batch, length)).tolist()
+def prompts(turn: int, batch: int, length: int, vocabulary: int = 50_257) -> list[list[int]]:
+    """The same ids for everybody, other ones each row and turn: our engine would reuse what it has read."""
+    return np.random.default_rng(turn).integers(0, vocabulary - 1, (batch, length)).tolist()
 
 
 # Contestants: from a folder to a function that writes `new` tokens after each prompt, all prompts at once.
@@ -184,13 +184,13 @@ PRECISIONS = {
 
 
 def contestant(pipe: Connection, name: str, folder: Path, precision: str, batch: int) -> None:
-    """A process: a request (prompt length, new tokens) to the seconds that it took, until None comes."""
+    """A process: a request (turn, prompt length, new tokens) to the seconds that it took, until None comes."""
     write = MAKERS[name](folder, precision, batch)
-    write(prompts(batch, 8), 4)
+    write(prompts(0, batch, 8), 4)
     pipe.send("ready")
     while (asked := pipe.recv()) is not None:
-        length, new = asked
-        rows = prompts(batch, length)
+        turn, length, new = asked
+        rows = prompts(turn, batch, length)
         began = time.perf_counter()
         write(rows, new)
         pipe.send(time.perf_counter() - began)
@@ -213,7 +213,7 @@ def compare(folder: Path, precision: str, batch: int, shape: tuple[int, int], ro
     for number in range(rounds):
         order = list(pipes)
         for name in order[number % len(order) :] + order[: number % len(order)]:
-            pipes[name].send(shape)
+            pipes[name].send((1 + number, *shape))
             seconds[name].append(pipes[name].recv())
     for pipe in pipes.values():
         pipe.send(None)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,13 @@ from tests.zygote import Zygote
 WORDS = tuple(
     "the a cat dog bird sees hears likes old young green small river house and then under over with".split()  # noqa: SIM905
 )
+
+
+def pytest_configure() -> None:
+    """Who starts the tests in the background, or under nohup, has them and their children ignore signals: no longer."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,11 @@
 """`python -m gpt2` is `gpt2`, and so is the installed command: Ctrl-C gets an answer from the first moment on."""
 
+# Built in: while Python reads the file of `signal`, there would be no answer yet.
+import _signal  # pyright: ignore[reportMissingImports]
+
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
 from gpt2 import signals
 
 

@@ -233,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 raise SystemExit(0) from None
             if error.errno is None:
                 raise
-            shown = disk_error(error, "working")
+            shown = disk_error(error)
             fail(shown.what, shown.fix)
             raise SystemExit(shown.exit_code) from None
         except KeyboardInterrupt:

@@ -1,9 +1,9 @@
-"""What the user sees: one rich console on stderr, so that stdout carries only results (generated text, JSON)."""
+"""What the user sees: a rich console on stderr for all but results, and one on stdout for results that are drawn."""
 
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -20,6 +20,12 @@ def console() -> Console:
     return Console(stderr=True, highlight=False, quiet=_rank() != "0")
 
 
+@functools.cache
+def results() -> Console:
+    """The console for results that are drawn: stdout. Made at first use."""
+    return Console(highlight=False)
+
+
 def _rank() -> str:
     return os.environ.get("RANK", "0")
 
@@ -27,6 +33,15 @@ def _rank() -> str:
 def say(message: str, style: str = "") -> None:
     """Print a line as it stands: no markup is read from it, so a user's text cannot become formatting."""
     _line(console(), Text(message, style=style))
+
+
+def listing(rows: Iterable[tuple[str, str]]) -> None:
+    """Print names and, beside them, what they mean; a meaning of several lines stays in its column."""
+    drawn = Table.grid(padding=(0, 2))
+    drawn.add_column(no_wrap=True)
+    for name, meaning in rows:
+        drawn.add_row(Text(f"  {name}"), Text(meaning))
+    console().print(drawn)
 
 
 def warn(message: str) -> None:
@@ -48,14 +63,35 @@ def _line(where: Console, line: Text) -> None:
     where.print(line, soft_wrap=not where.is_terminal)
 
 
-def table(title: str, rows: list[tuple[str, ...]], header: tuple[str, ...]) -> None:
-    """Print a table; the first column is left-aligned, the others right-aligned."""
+def table(
+    title: str,
+    rows: list[tuple[str, ...]],
+    header: tuple[str, ...],
+    texts: Collection[str] = (),
+    where: Console | None = None,
+) -> None:
+    """Print a table; the first column is left-aligned, the others right-aligned.
+
+    Args:
+        title: stands above it.
+        rows: a text for each column.
+        header: names of the columns.
+        texts: those of them that hold running text: left-aligned, on one line, cut where the terminal ends.
+        where: the console; None: that for what is no result.
+    """
     drawn = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     for position, name in enumerate(header):
-        drawn.add_column(name, justify="left" if position == 0 else "right", overflow="fold")
+        left = position == 0 or name in texts
+        # Where it gets narrow, rich takes from the columns that may be wrapped: those of text, if there are any.
+        kept = bool(texts) and name not in texts
+        drawn.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=kept)
     for row in rows:
-        drawn.add_row(*(Text(cell) for cell in row))
-    console().print(drawn)
+        drawn.add_row(*(_cell(cell, cut=name in texts) for cell, name in zip(row, header, strict=True)))
+    (where or console()).print(drawn)
+
+
+def _cell(text: str, cut: bool) -> Text:
+    return Text(text, overflow="ellipsis", no_wrap=True) if cut else Text(text)
 
 
 @contextlib.contextmanager

@@ -178,18 +178,28 @@ def _meant(path: Path) -> Path:
     return path
 
 
-def disk_error(error: OSError, doing: str) -> UserError:
-    """The message for a write that the operating system refused: full disk, no permission, read-only."""
+def disk_error(error: OSError, doing: str = "") -> UserError:
+    """The message for a write that the operating system refused: full disk, no permission, read-only.
+
+    Args:
+        error: what it said.
+        doing: such as "saving", where that is known.
+    """
     path = _meant(Path(os.fsdecode(error.filename))) if isinstance(error.filename, str | bytes) else None
-    where = f" ({path})" if path else ""
+    where = f" while {doing}" + (f" ({path})" if path else "")
+    if not doing:
+        where = f": cannot {_tried(path)} {path.absolute()}" if path else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         known = error.strerror in (None, os.strerror(error.errno))
         much = "" if known else f": {error.strerror}"
-        return UserError(f"No space left while {doing}{where}{much}.", "Free some disk space, then start it again.")
+        return UserError(f"No space left{where}{much}.", "Free some disk space, then start it again.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         folder = path if path is None or path.is_dir() else path.parent
         look = "Work" if folder is None else f"See who may write there (ls -ld {folder}), or work"
-        return UserError(
-            f"No permission while {doing}{where}: {error.strerror}.", f"{look} in a folder that is yours to write."
-        )
-    return UserError(f"The system refused while {doing}{where}: {error.strerror or error}.")
+        return UserError(f"No permission{where}: {error.strerror}.", f"{look} in a folder that is yours to write.")
+    return UserError(f"The system refused{where}: {error.strerror or error}.")
+
+
+def _tried(path: Path) -> str:
+    """What was most likely refused: reading what is there and may not be read, else writing."""
+    return "read" if path.is_file() and not os.access(path, os.R_OK) else "write"

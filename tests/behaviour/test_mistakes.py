@@ -215,8 +215,8 @@ def test_a_spoiled_run_goes_back_to_its_checkpoint(cli: Cli, workplace: Path, mo
     (workplace / "notes.txt").write_text(make_text(600))
     judge, judged = Guard.objection, itertools.count()
 
-    def spoiled(self: Guard, loss: float, norm: float) -> str | None:
-        return "the loss is nan" if 3 <= next(judged) < 3 + 11 else judge(self, loss, norm)
+    def spoiled(self: Guard, loss: float, norm: float, counted: float) -> str | None:
+        return "the loss is nan" if 3 <= next(judged) < 3 + 11 else judge(self, loss, norm, counted)
 
     monkeypatch.setattr(Guard, "objection", spoiled)
     answer = cli("train", "notes.txt", "--run", "healed", *QUICK)
@@ -234,7 +234,11 @@ def test_a_spoiled_run_goes_back_to_its_checkpoint(cli: Cli, workplace: Path, mo
         (("train", "--train.step", "3"), "Did you mean --train.steps?"),
         (("train", "--train.lr=3"), "Did you mean --optim.lr?"),
         (("train", "--batch_size", "3"), "Did you mean --train.batch-size?"),
-        (("train", "--train.steps"), "Missing value for argument '--train.steps'"),
+        (("train", "--train.steps"), "--train.steps needs a value: optimizer steps"),
+        (("train", "--resume"), "Write it behind: gpt2 train --resume …"),
+        (("train", "--train.steps", "x"), "--train.steps: a whole number is needed, not 'x'."),
+        (("train", "--train.steps", "3", "--train.epochs", "1"), "give --train.steps or --train.epochs, not both."),
+        (("plan", "--gpus", "8xH100", "--model", "gpt2-xl", "--tokens", "30"), "Did you mean --tokens 30B?"),
         (("train", "--zzz"), "gpt2 train --help"),
         (("generate", "small", "The", "best", "thing"), "stands in quotes"),
         (("generate",), "gpt2 generate needs: RUN name of a run"),
@@ -267,6 +271,20 @@ def test_what_is_written_where_the_user_says_makes_no_folders(cli: Cli, run: Pat
     wrong(cli("plot", "small", "--out", "no/where"), "no folder")
     wrong(cli("corpus", "no/where"), "no folder")
     assert not (workplace / "no").exists()
+
+
+def test_a_run_whose_record_is_damaged_says_how_to_mend_it(cli: Cli, run: Path) -> None:
+    (run / "run.json").write_text("{")
+    for command in (("plot", "small"), ("train", "--resume", "small")):
+        wrong(cli(*command), "run.json is not valid JSON", f"cp {Path('runs/small')}/last/run.json")
+
+
+def test_a_plot_is_silent_where_home_cannot_be_written(run: Path) -> None:
+    program = "import sys; from gpt2.cli import main; main(['plot', 'small'])"
+    cut = ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR")
+    environment = {name: value for name, value in os.environ.items() if name not in cut} | {"HOME": "/dev/null/x"}
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert ended.stderr.startswith("Drawn:"), ended.stderr
 
 
 def test_a_plot_goes_where_it_is_wished_and_over_no_foreign_picture(cli: Cli, run: Path, workplace: Path) -> None:
@@ -309,9 +327,9 @@ def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
     wrong(cli("trian"), "trian", "gpt2 train")
 
 
-def test_a_run_name_that_exists_offers_resume(cli: Cli, run: Path) -> None:
+def test_a_run_name_that_exists_offers_what_helps(cli: Cli, run: Path) -> None:
     before = sorted(run.rglob("*"))
-    wrong(cli("train", "notes.txt", "--run", "small", *QUICK), "runs/small already", "--resume runs/small")
+    wrong(cli("train", "notes.txt", "--run", "small", *QUICK), "runs/small already", "--fork runs/small")
     assert sorted(run.rglob("*")) == before
 
 

@@ -42,6 +42,20 @@ runpy.run_module("gpt2", run_name="__main__")
     assert ended.returncode == 128 + number
 
 
+def test_ctrl_c_before_the_first_file_is_read_leaves_no_traceback() -> None:
+    pressed = """
+import os, runpy, sys
+class Pressed:
+    def find_spec(self, name, *rest):
+        if name == "gpt2.signals":
+            os.kill(os.getpid(), 2)
+sys.meta_path.insert(0, Pressed())
+runpy.run_module("gpt2", run_name="__main__")
+"""
+    ended = subprocess.run([sys.executable, "-c", pressed, "--help"], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_before_the_first_step_is_answered(
     cli: Cli, workplace: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals

@@ -80,7 +80,12 @@ def test_a_run_goes_on_with_another_number_of_processes(zygote: Zygote, workplac
 
 
 @pytest.mark.parametrize(
-    ("to", "number"), [("worker", signal.SIGUSR1), ("launcher", signal.SIGTERM), ("launcher", signal.SIGKILL)]
+    ("to", "number"),
+    [
+        pytest.param("worker", signal.SIGUSR1, marks=pytest.mark.slow),
+        ("launcher", signal.SIGTERM),
+        pytest.param("launcher", signal.SIGKILL, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_to_one_stops_all_at_the_same_step(workplace: Path, to: str, number: signal.Signals) -> None:
     process = start(workplace, "notes.txt", "--run", "many", *OPTIONS, "--train.steps", "100000",

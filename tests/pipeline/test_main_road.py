@@ -1,6 +1,7 @@
 """From files to a conversation, through the command line."""
 
 import io
+import itertools
 import json
 import math
 import re
@@ -13,6 +14,7 @@ import pytest
 import torch
 from tests.conftest import SMALL, Answer, make_text
 
+from gpt2.corpus import python_docs
 from gpt2.files import read_json
 from gpt2.tokenizer.store import load_tokenizer
 from gpt2.weights.huggingface import load_model
@@ -119,8 +121,18 @@ def test_explain_in_the_terminal_as_a_page_and_over_time(cli: Cli, workplace: Pa
     assert cli("train", "notes.txt", "--run", "one", *QUICK, "--train.keep", "9").code == 0
     told = cli("explain", "one", "The cat sees the dog", "--max-tokens", "5")
     assert told.code == 0, told.err
-    for words in ("What comes after", "What each layer would say", "Nearest passages", "word for word"):
-        assert words in told.err
+    places = [
+        told.out.index(words)
+        for words in ("token by token", "What comes after", "What each layer would say", "word for word", "Nearest")
+    ]
+    assert places == sorted(places)
+    assert re.search(r"^notes\.txt +[\d.]+ ", told.out, re.M)  # where the nearest passage comes from
+    assert max(map(len, told.out.splitlines())) <= 200  # COLUMNS
+    grown = cli("explain", "one", "The cat", "--max-tokens", "5", "--over-time")
+    assert re.findall("^step [36], validation loss", grown.out, re.M) == [
+        "step 3, validation loss",
+        "step 6, validation loss",
+    ]
     assert cli("explain", "one", "The cat sees", "--max-tokens", "5", "--out", "look.html").code == 0
     page = (workplace / "look.html").read_text(encoding="utf-8")
     assert '"attention"' in page
@@ -149,6 +161,8 @@ def test_several_answers_and_files_of_prompts(cli: Cli, workplace: Path) -> None
     assert "The cat" + answers["The cat"]["answers"][0] + "\n" == alone[0]
     again = cli("generate", "one", *options)
     assert "2 of 2 prompts have answers" in again.err
+    other = cli("generate", "one", *options, "--temperature", "0.5")
+    assert (other.code, "made with --temperature 0.8, not 0.5" in other.err) == (2, True)
     wrong = cli("generate", "one", "--prompts-file", "prompts.txt")
     assert (wrong.code, "belong together" in wrong.err) == (2, True)
 
@@ -193,7 +207,11 @@ def test_runs_of_different_tokens_are_compared_by_the_byte(cli: Cli, workplace: 
     assert "bits a byte" in (workplace / "both.svg").read_text()
 
 
-def test_without_a_source_the_files_in_data_and_without_those_the_manuals(cli: Cli, workplace: Path) -> None:
+def test_without_a_source_the_files_in_data_and_without_those_the_manuals(
+    cli: Cli, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = python_docs.documents
+    monkeypatch.setattr(python_docs, "documents", lambda: itertools.islice(documents(), 40))  # of thousands
     quick = (*QUICK, "--train.steps", "1", "--train.sample-tokens", "0")
     (workplace / "data").mkdir()
     (workplace / "data" / "README.md").write_text("how to use this folder")

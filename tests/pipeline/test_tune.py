@@ -47,7 +47,7 @@ def base(trained: Path, workplace: Path) -> Path:
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Curves are not drawn, which takes most of the time of runs this short."""
-    monkeypatch.setattr("gpt2.recipes.showing.plot", lambda *_: None)
+    monkeypatch.setattr("gpt2.recipes.showing.Curves.draw", lambda *_: None)
 
 
 def write_faq(folder: Path, rows: int = 60) -> None:
@@ -87,7 +87,7 @@ def test_a_table_becomes_a_chatbot(
     assert "base model" not in answer.err
     assert "The system message: Be brief." in answer.err
     assert len(answer.out.splitlines()) >= 2
-    assert "conversations of 1 turn at most" in answer.err
+    assert "Each question is answered on its own" in answer.err
 
     refused = cli("train", "--config", "runs/support/run.json")
     assert refused.code == 2 and "gpt2 tune" in refused.err
@@ -213,11 +213,14 @@ def test_a_folder_of_transformers_is_a_base(cli: Cli, workplace: Path, base: Pat
         (("tune", "base"), "no conversations were named"),
         (("tune", "base", "fag.csv"), "faq.csv"),
         (("tune", "base", "faq.csv", "--prompt", "questoin"), "'questoin' for --prompt"),
+        (("tune", "base", "faq.csv", "--prompt", "a", "--response", "a"), "--prompt and --response are both 'a'"),
+        (("tune", "base", "faq.csv", "--model.n-layer", "3"), "The model's shape is that of the base."),
+        (("tune", "base", "faq.csv", "--resume", "x"), "gpt2 train --resume RUN"),
+        (("tune", "base", "faq.csv", "--run", "base"), "runs/base already: completed. Give the new one another name"),
         (("tune", "base", "notes.txt"), "holds no conversations"),
         (("tune", "bose", "faq.csv"), "There is no run 'bose'"),
         (("tune", "no/such", "faq.csv"), "cannot be reached"),
         (("tune", "runs/bose", "faq.csv"), "There is no run 'runs/bose'"),
-        (("tune", "base", "faq.csv", "--run", "base"), "There is a run runs/base already"),
         (("tune", "base", "faq.csv", "--replay", "2"), "replay"),
         (("tune", "base", "faq.csv", "--lora.rank", "4", "--optim.name", "muon"), "Muon"),
         (("tune", "base", "faq.csv", "--lora.rank", "4", "--distributed.strategy", "fsdp"), "ddp"),

@@ -15,7 +15,7 @@ from gpt2.generation.request import Request
 from gpt2.recipes.inspector import EngineInspector
 from tests.serve import tiny
 from tests.serve.fake import BYTES, FakeEngine
-from tests.serve.harness import Running, serving
+from tests.serve.harness import TEMPLATE, Running, serving
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 expect = sync_api.expect
@@ -116,6 +116,17 @@ def test_a_conversation_is_asked_edited_retried_copied_and_kept(opened: Callable
         assert page.evaluate("navigator.clipboard.readText()") == "anew"
 
 
+@pytest.mark.parametrize(
+    ("template", "turns", "hint"),
+    [(None, None, "continues what you write"), (TEMPLATE, None, "trained to answer"), (TEMPLATE, 1, "each on its own")],
+)
+def test_it_says_what_the_model_does_with_a_message(
+    opened: Callable[..., Page], template: str | None, turns: int | None, hint: str
+) -> None:
+    with serving(FakeEngine(), template=template, turns=turns) as running:
+        expect(opened(running).locator("#chat-hint")).to_contain_text(hint)
+
+
 def test_an_answer_streams_and_stops(opened: Callable[..., Page]) -> None:
     engine = FakeEngine(seconds=0.01)
     with serving(engine) as running:
@@ -144,7 +155,7 @@ def test_what_fails_leaves_the_conversation_as_it_was(opened: Callable[..., Page
     with serving(engine) as running:
         page = opened(running, failures="500 (Internal Server Error)")
         ask(page, "one")
-        expect(messages(page)).to_have_count(2)
+        expect(messages(page)).to_have_text(["one", "1. You said one"])
         engine.fail = RuntimeError()
         ask(page, "two")
         expect(page.locator("#status")).to_have_text("The model could not write any further.")
@@ -162,10 +173,12 @@ def test_several_conversations(opened: Callable[..., Page]) -> None:
         titles = page.locator("#conversations .title")
         ask(page, "one")
         expect(titles).to_have_text(["one"])
+        expect(messages(page)).to_have_text(["one", "1. You said one"])  # whole: who leaves sooner stops it
         page.get_by_role("button", name="New conversation").first.click()
         expect(messages(page)).to_have_count(0)
         ask(page, "two")
         expect(titles).to_have_text(["two", "one"])
+        expect(messages(page)).to_have_text(["two", "1. You said two"])
         titles.nth(1).click()
         expect(messages(page)).to_have_text(["one", "1. You said one"])
         page.get_by_label("Rename one").click()
@@ -185,6 +198,47 @@ def test_several_conversations(opened: Callable[..., Page]) -> None:
         expect(messages(page)).to_have_count(0)
         page.reload()
         expect(titles).to_have_text(["New conversation"])
+
+
+def test_who_leaves_a_conversation_stops_its_answer(opened: Callable[..., Page]) -> None:
+    engine = FakeEngine(seconds=0.01)
+    with serving(engine) as running:
+        page = opened(running)
+        titles = page.locator("#conversations .title")
+        ask(page, "one")
+        expect(messages(page).nth(1)).to_contain_text(re.compile(".{10}"))
+        page.get_by_role("button", name="New conversation").first.click()
+        expect(messages(page)).to_have_count(0)
+        expect(page.locator("#status")).to_have_text("Stopped.")
+        ask(page, "two")
+        expect(messages(page).nth(1)).to_contain_text(re.compile(".{10}"))
+        titles.nth(1).click()
+        expect(messages(page).first).to_have_text("one")
+        expect(messages(page).nth(1)).to_contain_text(re.compile(".{10}"))  # what had come of it
+        page.get_by_label("Delete two").click()
+        page.get_by_label("Write answer 1 anew").click()
+        page.get_by_role("button", name="Bring back").click()
+        expect(messages(page).first).to_have_text("two")
+        expect(messages(page).nth(1)).to_contain_text(re.compile(".{10}"))
+        page.get_by_label("Write answer 1 anew").click()
+        page.get_by_label("Delete two").click()
+        expect(titles).to_have_text(["one"])
+        page.reload()
+        expect(titles).to_have_text(["one"])  # not kept by what was still being written
+    assert len(engine.cancelled) == 4
+
+
+def test_a_question_that_was_left_before_its_answer_began_stays(opened: Callable[..., Page]) -> None:
+    engine = FakeEngine(slots=0)
+    with serving(engine) as running:
+        page = opened(running)
+        ask(page, "one")
+        expect(page.locator("#status")).to_have_text("Writing …")
+        page.get_by_role("button", name="New conversation").first.click()
+        expect(page.locator("#status")).to_have_text("Stopped.")
+        expect(page.get_by_label("Your message")).to_have_value("")
+        page.locator("#conversations .title", has_text="one").click()
+        expect(messages(page)).to_have_text(["one"])
 
 
 def test_settings_are_sent_and_kept(opened: Callable[..., Page]) -> None:
@@ -402,7 +456,9 @@ def test_a_look_inside_is_drawn(real: Running, opened: Callable[..., Page]) -> N
     assert page.locator("#inside-view .big").evaluate(
         "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean)"
     )
-    page.get_by_label("the last exchange of Chat").check()
+    page.get_by_role("tab", name="Chat").click()
+    ask(page, "Why?")
+    page.get_by_role("tab", name="Look inside").click()  # while it is written: looks when that has ended
     expect(tokens.first).to_have_text("<|endoftext|>")
     assert "".join(tokens.all_text_contents()[:11]) == "<|endoftext|>Q:␣Why?⏎A:"
     tokens.nth(1).click()

@@ -17,6 +17,7 @@ from gpt2.chat.template import ChatFormat
 from gpt2.chat.terminal import talk
 from gpt2.config.commands import ChatSettings
 from gpt2.config.load import validate
+from gpt2.console import console
 from gpt2.errors import ConfigError, RunError
 from gpt2.generation.engine import Engine
 from gpt2.model.gpt2 import GPT2, GPT2Config
@@ -298,10 +299,19 @@ def test_commands(told: list[str], tmp_path: Path) -> None:
     ]
 
 
-def test_help_names_every_command(told: list[str]) -> None:
+def test_help_names_every_command_in_a_column(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    console.cache_clear()
     piped(session()[0], "/help")
+    console.cache_clear()
+    lines = capsys.readouterr().err.splitlines()
     for name in terminal.HELP:
-        assert any(line.strip().startswith(f"/{name}") for line in told)
+        assert any(line.startswith(f"  /{name}") for line in lines)
+    assert len(lines) > len(terminal.HELP) + len(terminal.KEYS)
+    assert all(line[:16].strip() or line.startswith(" " * 18) for line in lines)
+    assert max(map(len, lines)) <= 50
 
 
 @pytest.mark.parametrize(

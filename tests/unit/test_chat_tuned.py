@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from gpt2.chat import terminal
-from gpt2.chat.markdown import MarkdownStream, complete
-from gpt2.chat.session import Session
+from gpt2.chat.markdown import MarkdownStream, complete, unechoed
+from gpt2.chat.session import Session, Turn
 from gpt2.chat.terminal import talk
 from gpt2.config.commands import ChatSettings
 from gpt2.errors import CheckpointError, ConfigError, RunError
@@ -100,16 +100,34 @@ def test_a_model_that_knows_single_questions_is_shown_single_questions() -> None
     assert conversation.notices == []
     said(conversation, "b")
     assert engine.asked[1][0] == "<U>b<E><A>"
-    assert conversation.notices == [
-        "The model forgot the oldest turn: it was tuned on conversations of 1 turn at most."
-    ]
-    assert conversation.used == 0
+    assert conversation.notices == []  # it is said at the beginning
+    assert conversation.context == (len("btwo") + 4, 1)
     conversation.longest = 3
     for message in "cde":
         said(conversation, message)
     assert engine.asked[-1][0] == "<U>c<E><A>one<E><U>d<E><A>two<E><U>e<E><A>"
-    assert conversation.used == len("dtwo") + len("eone") + 2 * 4
+    assert conversation.context == (len("cone") + len("dtwo") + len("eone") + 3 * 4, 3)
     assert len(conversation.turns) == 5  # for /save
+
+
+def test_the_context_never_holds_more_than_it_can() -> None:
+    conversation, _ = session("12345678", context=64)
+    conversation.set_system("Be brief")
+    for number in range(9):
+        said(conversation, f"message {number}")
+    assert conversation.context == (2 + len("Be brief") + 2 * (4 + len("message 0") + len("12345678")), 2)
+    conversation.turns.append(Turn("go on", "y" * 59, list(range(65))))  # with the mark of its end, one too many
+    assert conversation.context == (64, 1)
+
+
+def test_a_model_of_single_questions_says_so_once(told: list[str]) -> None:
+    conversation, _ = session("one", "two", context=256)
+    conversation.longest = 1
+    assert piped(conversation, "a\nb\n/tokens\n") == "one\ntwo\n"
+    assert told == [
+        "Each question is answered on its own: this model was tuned on single questions.",
+        "8 of 256 tokens, in 1 turn; 16 are kept for the answer. Each question is answered on its own.",
+    ]
 
 
 def test_a_long_message_keeps_its_marks() -> None:
@@ -260,6 +278,25 @@ def test_a_message_of_several_lines_and_the_budget_in_the_prompt(
     shown = [f"{n}/1,024 > " for n in used]
     assert prompts == [text if i in (0, 2, 5, 6) else "… ".rjust(len(text)) for i, text in enumerate(shown)]
     assert engine.asked[-1][0].endswith("<U>three<E><A>")
+
+
+def test_keys_are_not_shown_while_an_answer_is_drawn() -> None:
+    """The ^C of who stops an answer would move the cursor, and a line of it would stand there twice."""
+    termios, pty = pytest.importorskip("termios"), pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    with open(ours, "rb", buffering=0), open(theirs, "w") as end:
+
+        def echoes() -> bool:
+            return bool(termios.tcgetattr(end)[3] & termios.ECHO)
+
+        assert echoes()
+        with pytest.raises(KeyboardInterrupt), unechoed(end):
+            assert not echoes()
+            assert termios.tcgetattr(end)[3] & termios.ISIG  # Ctrl-C still is one
+            raise KeyboardInterrupt
+        assert echoes()
+    with unechoed(io.StringIO()):
+        pass
 
 
 def test_markdown_is_drawn_on_a_terminal_only(told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ def test_only_what_was_typed_overrides_the_file() -> None:
         ({"model": {"preset": "gpt-2"}}, "Did you mean gpt2?"),
         ({"tokenizer": "bpe"}, "choose auto, gpt2, char or bpe:N"),
         ({"tokenizer": "bpe:10"}, "257 to 200000"),
-        ({"train": {"steps": 5, "epochs": 2}}, "give train.steps or train.epochs, not both"),
+        ({"train": {"steps": 5, "epochs": 2}}, "give --train.steps or --train.epochs, not both"),
         ({"optim": {"lr": math.inf}}, "optim.lr: a finite number is needed"),
         ({"run": "../elsewhere"}, "is no run name"),
         ({"data": {"validation": 1}}, "data.validation: must be less than 1"),

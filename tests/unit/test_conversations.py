@@ -130,6 +130,7 @@ def test_rows_are_split_by_the_text_that_the_base_made_of_them(tmp_path: Path) -
     assert document.text == "a\nb"
 
 
+@pytest.mark.slow
 def test_the_embedded_rows_come_with_the_texts_that_they_were_split_among() -> None:
     pairs = list(open_conversations(["python-docs"], Fields(), DataSettings()).read())
     rows = [(document, sample[0]) for document, sample in pairs if sample is not None]

@@ -26,6 +26,17 @@ def test_the_time_left_counts_all_that_passes_and_does_not_follow_one_step() -> 
     assert shown.left(11) == "left 2:00:00"
 
 
+def test_an_old_validation_loss_says_of_which_step_it_is() -> None:
+    shown = Display(1000, 50, 5.119, 50)
+    shown.log(record(51))
+    assert "val 5.119 at 50" in shown.line(record(51))
+    validated = record(100)
+    validated.val_loss = 4.5
+    shown.log(validated)
+    assert "val 4.500  " in shown.line(validated)
+    assert "val 4.500 at 100" in shown.line(record(101))
+
+
 @pytest.mark.parametrize(("width", "whole"), [(80, False), (120, True)])
 def test_a_narrow_terminal_shows_less(monkeypatch: pytest.MonkeyPatch, width: int, whole: bool) -> None:
     shown = Display(100_000, 0, 3.0)

@@ -109,6 +109,14 @@ def test_a_refused_write_names_what_the_user_knows(internal: str, known: str, fo
     assert f"ls -ld {folder or Path(known).parent}" in shown.fix
 
 
+def test_what_cannot_be_written_is_named_in_full(tmp_path: Path) -> None:
+    new = disk_error(PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path / "new")))
+    assert new.what == f"No permission: cannot write {tmp_path / 'new'}: Permission denied."
+    there = disk_error(OSError(errno.EROFS, os.strerror(errno.EROFS), "notes.txt"))
+    assert str(Path("notes.txt").absolute()) in there.what
+    assert disk_error(OSError(errno.EIO, os.strerror(errno.EIO))).what == "The system refused: Input/output error."
+
+
 def test_a_full_disk_keeps_its_numbers_and_claims_nothing() -> None:
     known = disk_error(OSError(errno.ENOSPC, "12 MB free, about 90 MB needed", "runs/x"), "saving")
     assert "12 MB free, about 90 MB needed" in known.what

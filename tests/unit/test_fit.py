@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gpt2.errors import RunError
-from gpt2.training.fit import Progress, Rhythm, fit
+from gpt2.training.fit import Progress, Rhythm, fit, passed_over
 from gpt2.training.guard import DivergedError
 from gpt2.training.metrics import Record
 
@@ -124,3 +124,8 @@ def test_overfitting_is_said_once_in_words() -> None:
     diary.run(Rhythm(6, 1, None, None), Progress())
     assert len(diary.words) == 1
     assert "since step 2" in diary.words[0]
+
+
+def test_batches_passed_over_are_told_in_a_sentence() -> None:
+    assert passed_over(140, 1).startswith("A batch was passed over before step 140: ")
+    assert passed_over(140, 2).startswith("2 batches were passed over before step 140: ")

@@ -204,7 +204,7 @@ def test_origins_mark_what_was_copied(tmp_path: Path) -> None:
     found = origins(BYTES, list(f"Then {copied}!".encode()), 0, shards, ["one.txt", "two.txt"])
     span = found["spans"][0]
     assert (span["text"], span["document"]) == (f" {copied}", "two.txt")
-    assert span["before"].endswith("unlike. Once")
+    assert span["before"].endswith("unlike. \nOnce")  # a document ended
     assert span["after"] == ", it said."
     assert found["share"] == pytest.approx((len(copied) + 1) / (len(copied) + 6))
     assert origins(BYTES, list(f"Then {copied}!".encode()), 11, shards)["share"] == pytest.approx(10 / 11)

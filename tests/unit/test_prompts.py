@@ -10,10 +10,12 @@ from gpt2.errors import DataError, RunError
 from gpt2.generation.engine import Engine
 from gpt2.generation.request import Request, Sampling
 from gpt2.model.gpt2 import GPT2, GPT2Config
-from gpt2.recipes.prompts import answer_file, finished, read_prompts
+from gpt2.recipes.prompts import answer_file, finished, read_prompts, settings_of
 from gpt2.tokenizer.bpe import BytePairTokenizer
 
 BYTES = BytePairTokenizer("bytes", [bytes([byte]) for byte in range(256)])
+OPTIONS = {"max_tokens": 4, "seed": None, "stop": ["a", "b"]}
+MODEL = {"folder": "runs/one/checkpoints/step-00000010", "sha256": "abc"}
 PROMPTS = ["one", "two", "", "drei 🤖", "two"]
 
 
@@ -43,7 +45,7 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 def test_every_prompt_is_answered_with_its_number(engine: Engine, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "answers.jsonl"
-    answer_file(engine, source, out, asked)
+    answer_file(engine, source, out, asked, OPTIONS, MODEL)
     made = lines(out)
     assert [(entry["index"], entry["prompt"]) for entry in made] == list(enumerate(PROMPTS))
     for entry in made:
@@ -57,14 +59,14 @@ def test_wherever_it_was_cut_off_it_goes_on_and_ends_alike(
     left: int, engine: Engine, source: Path, tmp_path: Path
 ) -> None:
     whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
-    answer_file(engine, source, whole, asked)
+    answer_file(engine, source, whole, asked, OPTIONS, MODEL)
     cut.write_bytes(whole.read_bytes()[:left])
     kept = cut.read_bytes().rpartition(b"\n")[0]
-    answer_file(engine, source, cut, asked)
+    answer_file(engine, source, cut, asked, OPTIONS, MODEL)
     assert cut.read_bytes().startswith(kept)  # what was whole is not made again
     assert lines(cut) == lines(whole)
     done = cut.read_bytes()
-    answer_file(engine, source, cut, asked)
+    answer_file(engine, source, cut, asked, OPTIONS, MODEL)
     assert cut.read_bytes() == done
 
 
@@ -106,3 +108,41 @@ def test_what_answers_other_prompts_is_left_alone(line: str, tmp_path: Path) -> 
     with pytest.raises(RunError, match=r"line 1, is no answer to these prompts"):
         finished(out, PROMPTS)
     assert out.read_text() == line + "\ntorn"
+
+
+@pytest.mark.parametrize(
+    ("options", "model", "named"),
+    [
+        ({"max_tokens": 5}, {}, "--max-tokens 4, not 5"),
+        ({"seed": 1}, {}, "--seed none, not 1"),
+        ({"stop": []}, {}, "--stop 'a' 'b', not none"),
+        ({}, {"folder": "runs/two", "sha256": "d"}, "other weights (runs/one/checkpoints/step-00000010, not runs/two)"),
+    ],
+)
+def test_answers_of_two_kinds_do_not_mix(
+    options: dict[str, object], model: dict[str, str], named: str, engine: Engine, source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "answers.jsonl"
+    answer_file(engine, source, out, asked, OPTIONS, MODEL)
+    before = out.read_bytes()
+    with pytest.raises(RunError) as refused:
+        answer_file(engine, source, out, asked, OPTIONS | options, MODEL | model)
+    assert named in refused.value.what
+    assert out.read_bytes() == before
+    answer_file(engine, source, out, asked, OPTIONS, MODEL | {"folder": "moved"})  # the same weights elsewhere
+
+
+def test_a_file_without_answers_yet_may_be_made_otherwise(engine: Engine, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "answers.jsonl"
+    answer_file(engine, source, out, asked, OPTIONS, MODEL)
+    out.write_text('{"ind')
+    answer_file(engine, source, out, asked, OPTIONS | {"max_tokens": 9}, MODEL)
+    assert json.loads(settings_of(out).read_text())["options"]["max_tokens"] == 9
+
+
+def test_no_prompts_are_a_mistake(engine: Engine, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n  \n")
+    with pytest.raises(DataError, match="no prompts in"):
+        answer_file(engine, empty, tmp_path / "answers.jsonl", asked, OPTIONS, MODEL)
+    assert not (tmp_path / "answers.jsonl").exists()

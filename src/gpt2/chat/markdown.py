@@ -1,6 +1,8 @@
 """Markdown while it is being written: what is complete stays on the terminal, what is not is drawn again."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -68,6 +70,28 @@ class MarkdownStream:
     ) -> None:
         self._settle(self._pending)
         self._pending = ""
+
+
+@contextlib.contextmanager
+def unechoed(terminal: TextIO) -> Iterator[None]:
+    """While the block runs, keys are not shown: a ^C would move the cursor under what is drawn. They are not lost."""
+    try:
+        import termios
+    except ImportError:  # Windows
+        yield
+        return
+    try:
+        before = termios.tcgetattr(terminal)
+    except (OSError, ValueError, termios.error):  # it only says that it is a terminal
+        yield
+        return
+    quiet = [*before]
+    quiet[3] &= ~termios.ECHO
+    termios.tcsetattr(terminal, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSANOW, before)
 
 
 def complete(text: str) -> int | None:

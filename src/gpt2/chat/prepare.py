@@ -24,6 +24,7 @@ from gpt2.corpus.conversations import Conversations
 from gpt2.corpus.doctor import Part, Stats
 from gpt2.corpus.document import Document
 from gpt2.corpus.fields import Sample
+from gpt2.corpus.origins import OriginWriter
 from gpt2.corpus.prepare import SIDES, Prepared, open_prepared
 from gpt2.corpus.shards import ShardWriter
 from gpt2.corpus.split import ALL_TRAIN, ALL_VALIDATE, FEW, Scan, Side, Split, plan_split, scan, summary_of_lengths
@@ -34,6 +35,9 @@ from gpt2.tokenizer.base import Tokenizer
 FORMAT = 1
 """Raised whenever the same conversations and settings would give other bytes."""
 
+CUT = "cut at the context's end"
+"""Name of the count of conversations that were."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
@@ -43,12 +47,12 @@ class _Stream:
     found: Scan
     split: Split
 
-    def sides(self) -> Iterator[tuple[Side, Sample]]:
-        """Each record's conversations with their side, by the hash of their text."""
-        for number, (_, sample) in enumerate(self.conversations.read()):
+    def sides(self) -> Iterator[tuple[Side, Document, Sample]]:
+        """Each record and its conversations with their side, by the hash of their text."""
+        for number, (document, sample) in enumerate(self.conversations.read()):
             if sample is not None:
                 validating = int(self.found.hashes[number]) <= self.split.threshold
-                yield "validation" if validating else "train", sample
+                yield "validation" if validating else "train", document, sample
 
 
 def fingerprint(
@@ -150,12 +154,13 @@ def _encode(
         side: ShardWriter(folder, side, tokenizer.vocab_size, tokenizer.end_of_text, tokenizer.fingerprint())
         for side in SIDES
     }
+    origins = {side: OriginWriter(folder, side) for side in SIDES}
     parts: dict[Side, Part] = {side: Part(0, 0, 0, 0) for side in SIDES}
-    counts = {"cut at the context's end": 0, "left out, as their answer would begin beyond it": 0}
+    counts = {CUT: 0, "left out, as their answer would begin beyond it": 0}
     lengths = []
     with progress("Encoding", sum(len(stream.found.hashes) for stream in streams)) as advance:
         for stream in streams:
-            for side, sample in stream.sides():
+            for side, document, sample in stream.sides():
                 advance(1)
                 rows = [conversation_ids(conversation, tokenizer) for conversation in sample]
                 if max(map(len, rows)) > context_length + 1:  # the last one is a target only
@@ -164,10 +169,11 @@ def _encode(
                     if begins > context_length:
                         counts["left out, as their answer would begin beyond it"] += 1
                         continue
-                    counts["cut at the context's end"] += 1
+                    counts[CUT] += 1
                     rows = [ids[: context_length + 1] for ids in rows]
                 for ids in rows:
                     writers[side].add_document([np.array(ids)])
+                    origins[side].add(document.origin, document.row)
                 text = "".join(message.content for conversation in sample for message in conversation)
                 lengths.append(len(text))
                 part = parts[side]
@@ -181,6 +187,7 @@ def _encode(
                 counts[what] = counts.get(what, 0) + count
     entries = {side: writer.close() for side, writer in writers.items()}
     for side, part in parts.items():
+        origins[side].close()
         if not part.documents:
             raise DataError(
                 f"No conversation is left for the {side} part: of {len(lengths) + sum(counts.values()):,}, "

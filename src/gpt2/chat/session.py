@@ -163,10 +163,22 @@ class Session:
         self.system = system
 
     @property
-    def used(self) -> int:
-        """Tokens of the conversation that the next answer may see, with its marks; of more than fit, the newest."""
+    def single(self) -> bool:
+        """Whether each question is answered on its own."""
+        return self.longest == 1
+
+    @property
+    def context(self) -> tuple[int, int]:
+        """What the context holds when the last answer has ended: tokens, with their marks, and turns.
+
+        Of more turns than the context or the model has room for, the newest.
+        """
         head = self.format.head(self.engine.tokenizer, self.system)
-        return len(head) + sum(len(turn.ids) for turn in self.turns[self._oldest :])
+        last = self.turns if self.longest is None else self.turns[-self.longest :]
+        held, kept = remembered([], (turn.ids for turn in reversed(last)), self.engine.context_length - len(head))
+        if last and not kept:  # the last one alone filled it
+            return self.engine.context_length, 1
+        return len(head) + len(held), kept
 
     @property
     def _oldest(self) -> int:
@@ -221,7 +233,8 @@ class Session:
         except OSError as error:
             raise RunError(f"{path} cannot be read: {error.strerror}.", "Name a file that /save wrote.") from None
         except (UserError, KeyError, TypeError) as error:
-            raise RunError(f"{path} holds no conversation: {error}.", "Name a file that /save wrote.") from None
+            why = str(error).removesuffix(".")
+            raise RunError(f"{path} holds no conversation: {why}.", "Name a file that /save wrote.") from None
         system = said.pop(0)[1] if said and said[0][0] == "system" else ""
         if [role for role, _ in said] != ["user", "assistant"] * (len(said) // 2):
             raise RunError(f"{path}: its messages are not by turns from user and assistant.", "Mend or choose another.")
@@ -247,12 +260,12 @@ class Session:
             )
         prompt, kept = remembered(prompt, (turn.ids for turn in reversed(self.turns[self._oldest :])), room)
         forgotten = len(self.turns) - kept
-        if forgotten and not self._said_forgotten:
+        if forgotten and not self._said_forgotten and not self.single:
             self._said_forgotten = True
             turns = "turn" if forgotten == 1 else f"{forgotten} turns"
             why = f"its context holds {context} tokens"
             if forgotten == self._oldest:
-                why = f"it was tuned on conversations of {self.longest} turn{'s' * (self.longest != 1)} at most"
+                why = f"it was tuned on conversations of {self.longest} turns at most"
             self.notices.append(f"The model forgot the oldest {turns}: {why}.")
         return head + prompt
 

@@ -6,10 +6,10 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from gpt2.chat.markdown import MarkdownStream
+from gpt2.chat.markdown import MarkdownStream, unechoed
 from gpt2.chat.session import Session
 from gpt2.config.load import nearest
-from gpt2.console import fail, say
+from gpt2.console import fail, listing, say
 from gpt2.errors import ConfigError, UserError
 from gpt2.generation.stream import printable, write
 from gpt2.tokenizer.base import well_formed
@@ -21,13 +21,20 @@ HELP = {
     "retry": ("/retry", "another answer to your last message"),
     "system": ("/system [TEXT]", "what a tuned model is told before the conversation; none: shows it; -: nothing"),
     "temperature": ("/temperature X", "0: always the likeliest words; up to 5: ever more surprising"),
-    "tokens": ("/tokens", "how much of the model's context the conversation takes"),
+    "tokens": ("/tokens", "how much of the model's context is taken"),
     "save": ("/save [FILE]", "write the conversation to a JSON file"),
     "load": ("/load FILE", "go on with a conversation that was saved"),
     "quit": ("/quit", "leave; so does Ctrl-D"),
 }
 BLOCK = '"""'
 """Begins and ends a message of several lines."""
+KEYS = (
+    ("//…", "a message that begins with /"),
+    ("…\\", "a line that goes on in the next one"),
+    (f"{BLOCK}…{BLOCK}", "a message of several lines"),
+    ("Ctrl-C", "stops an answer"),
+)
+"""What else is typed."""
 
 
 def talk(session: Session, source: TextIO, out: TextIO) -> None:
@@ -50,6 +57,8 @@ def talk(session: Session, source: TextIO, out: TextIO) -> None:
             "one that does: gpt2 tune RUN faq.csv",
             "dim",
         )
+    elif session.single:
+        say("Each question is answered on its own: this model was tuned on single questions.", style="dim")
     for line in _typed(session) if interactive else source:
         line = well_formed(line.rstrip("\r\n"))
         if not line.strip():
@@ -71,15 +80,15 @@ def talk(session: Session, source: TextIO, out: TextIO) -> None:
 def _typed(session: Session) -> Iterator[str]:
     """Messages from the keyboard, with a history on the arrow keys where the system has readline.
 
-    The prompt shows how much of the context is taken. A line that ends with a backslash goes on in the next one, and
-    three quotes begin a message that three quotes end.
+    The prompt shows how much of the context the last answer took, with all before it that the model sees. A line that
+    ends with a backslash goes on in the next one, and three quotes begin a message that three quotes end.
     """
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 (input() uses it once it is there)
     interrupted = False
     while True:
         try:
-            line = _message(f"{session.used:,}/{session.engine.context_length:,} > ")
+            line = _message(f"{session.context[0]:,}/{session.engine.context_length:,} > ")
         except EOFError:
             say("")  # the shell's prompt begins on its own line
             return
@@ -116,7 +125,7 @@ def _answer(session: Session, answer: Generator[str, None, None], out: TextIO) -
     drawn = session.format.answers and session.settings.markdown and out.isatty()
     with contextlib.closing(answer) as pieces:
         if drawn:
-            with MarkdownStream(out) as stream:
+            with unechoed(out), MarkdownStream(out) as stream:
                 for piece in pieces:
                     stream.feed(printable(piece))
         else:
@@ -150,10 +159,7 @@ def _obey(session: Session, line: str, out: TextIO) -> bool:
     value = value.strip()
     match name:
         case "help":
-            for usage, meaning in HELP.values():
-                say(f"  {usage:<16}{meaning}")
-            say("  A message that begins with / is typed with //. A line that ends with \\ goes on in the next one;")
-            say(f"  {BLOCK} begins a message of several lines, and {BLOCK} ends it. Ctrl-C stops an answer.")
+            listing([*HELP.values(), *KEYS])
         case "reset":
             session.reset()
             say("A new conversation.", style="dim")
@@ -166,17 +172,22 @@ def _obey(session: Session, line: str, out: TextIO) -> bool:
                 session.set_system("" if value == "-" else value)
             say(f"The system message: {session.system}" if session.system else "No system message.", style="dim")
         case "tokens":
-            context, answer = session.engine.context_length, session.settings.max_tokens
+            size, answer = session.engine.context_length, session.settings.max_tokens
+            used, turns = session.context
             say(
-                f"{session.used:,} of {context:,} tokens, in {_turns(session)}; "
-                f"{min(answer, context // 2):,} are kept for the answer. The oldest turns are forgotten first.",
+                f"{used:,} of {size:,} tokens, in {_turns(turns)}; {min(answer, size // 2):,} are kept for the answer. "
+                + (
+                    "Each question is answered on its own."
+                    if session.single
+                    else "The oldest turns are forgotten first."
+                ),
                 style="dim",
             )
         case "load":
             if not value:
                 raise ConfigError("Which conversation?", "Name its file: /load FILE, as /save wrote it.")
             session.load(Path(value))
-            say(f"{_turns(session)} of {value}.", style="dim")
+            say(f"{_turns(len(session.turns))} of {value}.", style="dim")
         case "temperature":
             if value:
                 session.set_temperature(_number(value))
@@ -184,7 +195,7 @@ def _obey(session: Session, line: str, out: TextIO) -> bool:
         case "save":
             path = Path(value or time.strftime("chat-%Y%m%d-%H%M%S.json"))
             session.save(path)
-            say(f"Saved {_turns(session)} to {path}.", style="dim")
+            say(f"Saved {_turns(len(session.turns))} to {path}.", style="dim")
         case "quit":
             return False
         case _:
@@ -195,9 +206,9 @@ def _obey(session: Session, line: str, out: TextIO) -> bool:
     return True
 
 
-def _turns(session: Session) -> str:
-    """How many there are, in words."""
-    return f"{len(session.turns):,} turn{'s' * (len(session.turns) != 1)}"
+def _turns(number: int) -> str:
+    """So many turns, in words."""
+    return f"{number:,} turn{'s' * (number != 1)}"
 
 
 def _number(value: str) -> float:

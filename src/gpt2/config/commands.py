@@ -68,7 +68,8 @@ class GenerateSettings(SamplingSettings):
         default=None, description="file of prompts, one a line, or JSON lines with `prompt`; takes --out"
     )
     out: str | None = Field(
-        default=None, description="file for the answers, JSON lines; what it has already is not made again"
+        default=None,
+        description="file for the answers, JSON lines; what it has already is not made again, with the same options",
     )
     at_once: Annotated[int, Field(ge=1, le=4096)] = Field(
         default=16, description="answers written side by side at most"
@@ -226,7 +227,12 @@ class PlanSettings(Section):
     save_seconds: Positive | None = Field(
         default=None, description="seconds that training waits for a checkpoint; else by its size, at 1 GB/s"
     )
-    as_json: bool = Field(default=False, alias="json", description="print the plan to stdout as JSON, without tables")
+    as_json: bool = Field(
+        default=False,
+        alias="json",
+        description="print the plan to stdout as JSON, without tables; its `fits` says whether it does, and the exit "
+        "code is 0 either way",
+    )
 
     @field_validator("gpus")
     @classmethod

@@ -11,6 +11,7 @@ import glob
 import io
 import itertools
 import os
+import re
 import tomllib
 import types
 import typing
@@ -95,16 +96,21 @@ def validate(schema: type[Schema], values: Mapping[str, Any], origin: str = "") 
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        problems = [_problem(schema, problem) for problem in error.errors(include_url=False)]
+        problems = [_problem(schema, problem, typed=not origin) for problem in error.errors(include_url=False)]
         prefix = f"{origin}: " if origin else ""
         fixes = dict.fromkeys(fix for _, fix in problems if fix)
         raise ConfigError("\n".join(prefix + what for what, _ in problems), "\n".join(fixes)) from None
 
 
-def _problem(schema: type[BaseModel], problem: Any) -> tuple[str, str]:
-    """One pydantic error as (what, fix)."""
+WORDS = ("sources", "base", "folder", "runs")
+"""Settings that are typed without their name."""
+
+
+def _problem(schema: type[BaseModel], problem: Any, typed: bool) -> tuple[str, str]:
+    """One pydantic error as (what, fix); what was typed is named as it is typed."""
     path = [str(part) for part in problem["loc"]]
-    name = ".".join(part.replace("_", "-") for part in path if not part.isdigit() and "[" not in part)
+    named = [part for part in path if not part.isdigit() and "[" not in part]
+    name = ".".join(part.replace("_", "-") for part in named)
     if problem["type"] == "extra_forbidden":
         owner: Any = schema
         for part in path[:-1]:
@@ -116,10 +122,13 @@ def _problem(schema: type[BaseModel], problem: Any) -> tuple[str, str]:
             f"There is no setting {name}.",
             f"Did you mean {prefix}{guess}?" if guess else f"Known: {', '.join(known)}.",
         )
+    if typed and named and named[0] not in WORDS:
+        name = f"--{name}"
     given = problem["input"]
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
-        return (f"{name}: {message}." if name else f"{message}."), ""
+        of_section = isinstance(problem["input"], Mapping)
+        return (f"{message}." if of_section else f"{name}: {message}."), ""
     if problem["type"] == "literal_error":
         words = problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         guess = nearest(str(given), words)
@@ -157,13 +166,16 @@ def command_line(
         tyro.cli(mirror, args=words, prog=prog, description=schema.__doc__)
     known = _options(schema)
     for option in options:
-        _require_known(option.partition("=")[0].replace("_", "-"), known, prog)
+        _require_known(option.partition("=")[0].replace("_", "-"), known, prog, getattr(schema, "ELSEWHERE", {}))
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             parsed = tyro.cli(mirror, args=words, prog=prog, description=schema.__doc__)
     except SystemExit:
-        raise ConfigError(f"This command line cannot be read: {_unboxed(said.getvalue())}", _usage(prog)) from None
+        said_of = _unboxed(said.getvalue())
+        if missing := re.search(r"Missing value for argument '(--[^']+)'", said_of):
+            raise ConfigError(*_without_value(schema, missing[1], prog)) from None
+        raise ConfigError(f"This command line cannot be read: {said_of}", _usage(prog)) from None
     given = _given(parsed)
     _require_all(schema, given, prog, positional)
     return given
@@ -185,12 +197,26 @@ def _require_all(schema: type[BaseModel], given: Mapping[str, Any], prog: str, p
         raise ConfigError("\n".join([f"{prog} needs:", *lines]), _usage(prog))
 
 
-def _require_known(option: str, known: set[str], prog: str) -> None:
-    """Stop at an option that there is not; it may be one of another section, or a slip of the fingers."""
+def _without_value(schema: type[BaseModel], option: str, prog: str) -> tuple[str, str]:
+    """What is missing behind an option, and how it is written: (what, fix)."""
+    owner: Any = schema
+    *sections, name = option.removeprefix("--").replace("-", "_").split(".")
+    for section in sections:
+        owner = owner.model_fields[section].annotation
+    field = next(field for own, field in owner.model_fields.items() if name in (own, field.alias))
+    words = _metavar(field)[0].replace("TEXT", "…")
+    return f"{option} needs a value: {field.description}.", f"Write it behind: {prog} {option} {words}"
+
+
+def _require_known(option: str, known: set[str], prog: str, elsewhere: Mapping[str, str]) -> None:
+    """Stop at an option that there is not; it may be one of another section, a command's, or a slip of the fingers."""
     if option in known:
         return
     last = option.lstrip("-").rpartition(".")[2]
     same = sorted(name for name in known if name.lstrip("-").rpartition(".")[2] == last)
+    said = [fix for beginning, fix in elsewhere.items() if option.startswith(beginning)]
+    if said and not same:
+        raise ConfigError(f"There is no option {option}.", said[0])
     guess = same or [name for name in [nearest(option, sorted(known))] if name]
     fix = f"Did you mean {' or '.join(guess)}?" if guess else f"All options: {prog} --help"
     raise ConfigError(f"There is no option {option}.", fix)
@@ -251,7 +277,7 @@ def _as_text(schema: type[BaseModel], positional: tuple[str, ...]) -> Any:
             metavar = metavar.replace("TEXT", name.removesuffix("s").upper())
             metavar = metavar if field.is_required() else f"[{metavar}]"
         hint = "(required)" if field.is_required() else f"(default: {_shown(field.default)})"
-        if field.default is None:
+        if field.default is None or (name in positional and field.default == ()):
             hint = ""
         options = tyro.conf.arg(metavar=metavar, help=field.description, help_behavior_hint=hint)
         kind: Any = tuple[str, ...] if many else str

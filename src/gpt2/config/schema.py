@@ -136,7 +136,7 @@ class TrainSettings(Section):
     @model_validator(mode="after")
     def _one_length(self) -> "TrainSettings":
         if self.steps is not None and self.epochs is not None:
-            raise ValueError("give train.steps or train.epochs, not both")
+            raise ValueError("give --train.steps or --train.epochs, not both")
         return self
 
 
@@ -232,7 +232,9 @@ class Settings(Section):
         description="files, folders or glob patterns; without any, data/, and if that is empty Python's own manuals",
     )
     run: str | None = Field(
-        default=None, description="name of the run: its folder is runs/NAME; else from the first source"
+        default=None,
+        description="name of the run: its folder is runs/NAME, that of a fork beside the run it is from; else from the "
+        "first source",
     )
     tokenizer: str = Field(
         default="auto",

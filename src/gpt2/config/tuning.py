@@ -1,11 +1,12 @@
 """The settings of `gpt2 tune`: those of a run, with what differs for conversations; what they leave open is chosen."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gpt2.config.resolve import resolve_learning_rate
 from gpt2.config.schema import (
+    NOT_TYPED,
     Count,
     DataSettings,
     DistributedSettings,
@@ -48,8 +49,19 @@ class ConversationSettings(Section):
 class TuneTrainSettings(TrainSettings):
     """How long, in which portions, how often to look, and on what."""
 
+    steps: Count | None = Field(default=None, description="optimizer steps at most; without steps or epochs 5 epochs")
     epochs: Positive | None = Field(
         default=None, description="passes over the conversations at most; give this or steps; else 5"
+    )
+    minutes: Annotated[float, Field(ge=0.01, le=1e7)] | None = Field(
+        default=None,
+        description="time for the whole command, set-up included: steps follow the measured pace, and the rate comes "
+        "down by then",
+    )
+    eval_tokens: Count = Field(
+        default=2_000_000,
+        description="not of tuning, which validates on whole conversations",
+        json_schema_extra=NOT_TYPED,
     )
     batch_size: Annotated[int, Field(ge=1, le=10**7)] = Field(
         default=16, description="conversations in an optimizer step, the rows of replayed text included"
@@ -66,22 +78,40 @@ class TuneOptimSettings(OptimSettings):
     name: Literal["auto", "muon", "adamw"] = Field(
         default="auto", description="auto: what the base was trained with; adamw for a base from elsewhere"
     )
-    lr: Rate | None = Field(default=None, description="peak learning rate of AdamW; else by the model's width")
-    matrix_lr: Rate | None = Field(default=None, description="peak learning rate of Muon; else 0.015")
+    lr: Rate | None = Field(
+        default=None,
+        description="peak learning rate of AdamW; else by the model's width: 0.3 of what trains from scratch, with "
+        "LoRA all of it, and for preferences a tenth of these",
+    )
+    matrix_lr: Rate | None = Field(
+        default=None, description="peak learning rate of Muon; else 0.015, for preferences 0.0015; LoRA has none"
+    )
 
 
 class TuneSettings(Section):
     """Tune a trained model on conversations, or on questions and answers, so that it answers."""
+
+    ELSEWHERE: ClassVar[dict[str, str]] = {
+        "--model.": "The model's shape is that of the base.",
+        "--tokenizer": "The tokenizer is that of the base.",
+        "--resume": "gpt2 train --resume RUN goes on with any run, tuned ones included.",
+        "--finish": "gpt2 train --finish RUN ends any run, tuned ones included.",
+        "--fork": "gpt2 train --fork RUN goes on from any run, tuned ones included; or tune the run once more.",
+    }
+    """Beginnings of options that others have, and what is true here."""
 
     base: str = Field(
         description="what to begin with: a run, a checkpoint, a GPT-2 folder, or a model's name on the Hugging Face Hub"
     )
     sources: tuple[Source, ...] = Field(
         default=(),
-        description=".csv or .tsv tables, .jsonl files with messages or with fields, or python-docs: Python's own",
+        description="one or more: .csv or .tsv tables, .jsonl files with messages or with fields, or python-docs: "
+        "Python's own",
     )
     run: str | None = Field(
-        default=None, description="name of the run: its folder is runs/NAME; else the base's with -tuned behind it"
+        default=None,
+        description="name of the run: its folder is runs/NAME; else the base's with -tuned behind it. If it is cut "
+        "off, gpt2 train --resume NAME goes on with it",
     )
     config: str | None = Field(default=None, description="TOML file of these settings; the command line overrides it")
     prompt: str | None = Field(default=None, description="column, or key, of the questions; else guessed, and said")
@@ -110,6 +140,17 @@ class TuneSettings(Section):
     optim: TuneOptimSettings = Field(default_factory=TuneOptimSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     distributed: DistributedSettings = Field(default_factory=DistributedSettings)
+
+    @model_validator(mode="after")
+    def _columns_of_their_own(self) -> "TuneSettings":
+        taken: dict[str, str] = {}
+        for name in ("prompt", "response", "context", "system", "rejected"):
+            column = getattr(self, name)
+            if column in taken:
+                raise ValueError(f"--{taken[column]} and --{name} are both {column!r}: each needs a column of its own")
+            if column is not None:
+                taken[column] = name
+        return self
 
 
 def as_run(settings: TuneSettings) -> Settings:

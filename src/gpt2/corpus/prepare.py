@@ -1,6 +1,7 @@
 """Documents → tokens on disk: a pure function of the sources and the settings, kept under its fingerprint.
 
     runs/.prepared/FINGERPRINT/   train-00000.bin …  validation-00000.bin …  tokenizer.json  MANIFEST.json
+                                  train-origins.bin  train-origins.json  …
 
 Three passes over the sources, none of which holds them: scan (hashes and lengths, for the split), tokenizer training
 (only for one that learns), encoding.
@@ -19,6 +20,7 @@ from gpt2.config.resolve import resolve_tokenizer
 from gpt2.config.schema import DataSettings
 from gpt2.console import progress
 from gpt2.corpus.doctor import Part, Stats
+from gpt2.corpus.origins import OriginWriter
 from gpt2.corpus.shards import ShardWriter
 from gpt2.corpus.sources import Sources
 from gpt2.corpus.split import (
@@ -167,6 +169,7 @@ def _encode(
         side: ShardWriter(folder, side, tokenizer.vocab_size, tokenizer.end_of_text, tokenizer.fingerprint())
         for side in SIDES
     }
+    origins = {side: OriginWriter(folder, side) for side in SIDES}
     parts: dict[Side, Part] = {side: Part(0, 0, 0, 0) for side in SIDES}
     unknown_id = getattr(tokenizer, "unknown", None)
     unknown = 0
@@ -198,7 +201,8 @@ def _encode(
                 if number >= len(found.hashes):
                     break
                 for side, pieces in split.parts(document, int(found.hashes[number]), int(found.characters[number])):
-                    writers[side].add_document(encoded(side, pieces))
+                    if writers[side].add_document(encoded(side, pieces)):
+                        origins[side].add(document.origin, document.row)
             if number + 1 != len(found.hashes):
                 raise DataError(
                     "A source changed while it was being prepared: it has more or fewer documents than before.",
@@ -212,5 +216,6 @@ def _encode(
         )
     entries = {side: writer.close() for side, writer in writers.items()}
     for side in SIDES:
+        origins[side].close()
         parts[side] = replace(parts[side], tokens=int(entries[side]["tokens"]))
     return entries, parts, unknown

@@ -3,6 +3,7 @@
 import base64
 import math
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -109,8 +110,14 @@ def origins(
     for span in spans:
         covered[span.start : span.stop] = True
 
+    roles = roles_of(tokenizer)
+    ends = (tokenizer.end_of_text, *((roles.end,) if roles else ()))
+
     def words(start: int, stop: int) -> str:
-        return tokenizer.decode(shards.read(max(0, start), max(0, min(stop, len(shards)))).tolist())
+        """Tokens of the training text; what ends a message or a document ends a line."""
+        there = shards.read(max(0, start), max(0, min(stop, len(shards)))).tolist()
+        parts = ((end, list(part)) for end, part in groupby(there, ends.__contains__))
+        return "".join("\n" * len(part) if end else tokenizer.decode(part) for end, part in parts)
 
     def name(document: int) -> str:
         return name_of[document] if document < len(name_of) else f"document {document + 1:,}"
@@ -131,7 +138,7 @@ def origins(
         "characters": VERBATIM,
         "tokens": len(ids),
         "passages": [
-            {"document": name(one.document), "score": round(one.score, 2), "text": words(one.start, one.stop)}
+            {"document": name(one.document), "score": round(one.score, 2), "text": words(one.start, one.stop).rstrip()}
             for one in closest(ids, shards, tokens_of_a_word(text, len(ids)))
         ],
     }

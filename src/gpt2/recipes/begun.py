@@ -14,7 +14,7 @@ from gpt2.corpus.prepare import Prepared, open_prepared
 from gpt2.corpus.sources import Sources
 from gpt2.distributed import World
 from gpt2.errors import RunError
-from gpt2.files import locked
+from gpt2.files import locked, read_json
 from gpt2.recipes.run import Job, run
 from gpt2.runtime import environment
 
@@ -100,8 +100,17 @@ def take(folder: Path, stack: contextlib.ExitStack) -> None:
 
 
 def _require_free(folder: Path) -> None:
-    if (folder / "run.json").exists():
+    if not (folder / "run.json").exists():
+        return
+    state = folder / "run_state.json"
+    status = read_json(state).get("status") if state.exists() else None
+    if status in ("completed", "stopped early"):
         raise RunError(
-            f"There is a run {folder} already.",
-            f"Go on with it: gpt2 train --resume {folder}. Or give the new one another name: --run {folder.name}-2",
+            f"There is a run {folder} already: {status}.",
+            f"Give the new one another name: --run {folder.name}-2. Or go on from its weights: gpt2 train --fork "
+            f"{folder} --train.steps …",
         )
+    raise RunError(
+        f"There is a run {folder} already.",
+        f"Go on with it: gpt2 train --resume {folder}. Or give the new one another name: --run {folder.name}-2",
+    )

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt2.chat.prepare import prepare_conversations
+from gpt2.chat.prepare import CUT, prepare_conversations
 from gpt2.config.schema import Settings, TuningSettings
 from gpt2.console import say, table, warn
 from gpt2.corpus.conversations import Conversations, open_conversations
@@ -86,6 +86,12 @@ def _prepare_conversations(settings: Settings, tuning: TuningSettings, root: Pat
         root,
     )
     _say_counts(prepared)
+    if prepared.stats.counts.get(CUT):
+        say(
+            f"The context of the base, {settings.model.context_length:,} tokens, is the longest a conversation can be: "
+            "a base that was trained with a longer --model.context-length would see more of them whole.",
+            style="dim",
+        )
     return prepared, sources
 
 

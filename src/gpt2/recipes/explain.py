@@ -1,21 +1,20 @@
 """`gpt2 explain`: what goes on in a model at a prompt, in the terminal and as a page; or how its answer grew."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gpt2.config.commands import ExplainSettings
-from gpt2.console import progress, say, table, warn
+from gpt2.console import progress, say, warn
 from gpt2.errors import CheckpointError, RunError
 from gpt2.files import atomic_open, disk_error, require_folder
 from gpt2.generation.engine import Engine
 from gpt2.generation.request import Sampling
-from gpt2.generation.stream import printable
 from gpt2.inspection.document import html
 from gpt2.inspection.view import look, origins, softmax_of, spell
-from gpt2.recipes.inspector import training_text
+from gpt2.recipes.explained import SHOWN, print_growth, print_look
+from gpt2.recipes.inspector import names_of, training_text
 from gpt2.runtime import pick_device
 from gpt2.tokenizer.base import Tokenizer, cannot_spell, well_formed
 from gpt2.tokenizer.store import load_tokenizer
@@ -31,8 +30,6 @@ from gpt2.weights.huggingface import load_model
 
 SEED = 0
 """Where none is given: the same look again gives the same answer."""
-SHOWN = 10
-"""Rows of a table in the terminal."""
 
 
 def explain(settings: ExplainSettings) -> None:
@@ -54,10 +51,9 @@ def explain(settings: ExplainSettings) -> None:
             raise disk_error(error, f"writing {path}") from error
         say(f"Wrote {path}: open it in a browser.")
     elif settings.over_time:
-        rows = [(f"{at['step']:,}", _loss(at["loss"]), printable(at["text"])) for at in view["checkpoints"]]
-        table(f"After {view['prompt']!r}", rows, ("step", "validation", "text"))
+        print_growth(view)
     else:
-        _print(view)
+        print_look(view)
         say("With --out explain.html: the same as a page, and the attention of every head.", style="dim")
 
 
@@ -69,7 +65,9 @@ def _look(settings: ExplainSettings, device: torch.device) -> dict[str, Any]:
     written = list(Engine(model, tokenizer).generate(prompt, settings.max_tokens, _sampling(settings)))
     view = look(model, tokenizer, [*prompt, *written], len(written))
     shards = training_text(checkpoint, tokenizer)
-    view["origins"] = None if shards is None else origins(tokenizer, [*prompt, *written], len(written), shards)
+    ids = [*prompt, *written]
+    found = None if shards is None else origins(tokenizer, ids, len(written), shards, names_of(shards))
+    view["origins"] = found
     view["sampling"] = {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
     view["name"] = str(checkpoint.run_folder or checkpoint.folder)
     return view
@@ -122,62 +120,3 @@ def _prompt(settings: ExplainSettings, tokenizer: Tokenizer) -> list[int]:
 def _sampling(settings: ExplainSettings) -> Sampling:
     seed = SEED if settings.seed is None else settings.seed
     return Sampling(settings.temperature, settings.top_k, settings.top_p, settings.min_p, seed=seed)
-
-
-def _print(view: dict[str, Any]) -> None:
-    """What fits a terminal: surprise, next tokens, the guesses of each layer, where it comes from."""
-    tokens = view["tokens"]
-    rows = [
-        (
-            _shown(token["text"]),
-            str(token["id"]),
-            "" if token["loss"] is None else f"{token['loss']:.2f}",
-            "" if token["rank"] is None else str(token["rank"] + 1),
-            "written" if token["written"] else "",
-        )
-        for token in tokens[-4 * SHOWN :]
-    ]
-    table("The text, token by token", rows, ("token", "id", "loss (nats)", "guess no.", ""))
-    written = next((place for place, token in enumerate(tokens) if token["written"]), len(tokens))
-    at = max(0, written - 1)
-    shares = softmax_of(tokens[at])
-    rows = [
-        (_shown(text), f"{share:.4f}", f"{'█' * round(40 * share):<40}")
-        for (_, text, _), share in list(zip(tokens[at]["guesses"], shares, strict=True))[:SHOWN]
-    ]
-    table(f"What comes after {_shown(tokens[at]['text'])}, at temperature 1", rows, ("token", "probability", ""))
-    depths = ["embeddings", *(f"layer {layer + 1}" for layer in range(view["layers"]))]
-    rows = [
-        (name, *(f"{_shown(text)} {share:.2f}" for text, share in guesses[at][:3]))
-        for name, guesses in reversed(list(zip(depths, view["lens"], strict=True)))
-    ]
-    table("What each layer would say there", rows, ("read after", "first", "second", "third"))
-    _print_origins(view["origins"])
-
-
-def _print_origins(found: dict[str, Any] | None) -> None:
-    if found is None:
-        say("The training text is not at hand, so it cannot be said where this was read.", style="dim")
-        return
-    spans: Sequence[dict[str, Any]] = found["spans"]
-    say(
-        f"{found['share']:.0%} of what it wrote stands word for word in the training text, "
-        f"in spans of {found['characters']} characters or more."
-    )
-    for span in spans[:SHOWN]:
-        say(f"  {span['document']}: … {_shown(span['text'])} …", style="dim")
-    rows = [(one["document"], f"{one['score']:g}", _shown(one["text"][:160])) for one in found["passages"]]
-    if rows:
-        table("Nearest passages of the training text", rows, ("document", "score", "begins"))
-
-
-def _shown(text: str) -> str:
-    return (
-        printable(text).replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·")
-        if not text.strip()
-        else (printable(text).replace("\n", "⏎").replace("\t", "⇥"))
-    )
-
-
-def _loss(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"

@@ -15,7 +15,10 @@ from gpt2.generation.stream import printable, write
 from gpt2.recipes.prompts import answer_file
 from gpt2.runtime import pick_device
 from gpt2.tokenizer.base import cannot_spell, well_formed
-from gpt2.training.checkpoint import open_checkpoint
+from gpt2.training.checkpoint import open_checkpoint, weights_sha256
+
+NOT_OF_ANSWERS = {"run", "checkpoint", "prompt", "prompts_file", "out", "at_once", "device"}
+"""Options that answers do not depend on, or that say where the model is, which is known by its weights."""
 
 
 def generate(settings: GenerateSettings) -> None:
@@ -38,7 +41,9 @@ def generate(settings: GenerateSettings) -> None:
         def asked(prompt: str) -> list[Request]:
             return _requests(engine, prompt, settings)
 
-        answer_file(engine, Path(settings.prompts_file), Path(settings.out), asked)
+        options = settings.model_dump(mode="json", exclude=NOT_OF_ANSWERS)
+        model = {"folder": str(folder), "sha256": weights_sha256(folder)}
+        answer_file(engine, Path(settings.prompts_file), Path(settings.out), asked, options, model)
         return
 
     prompt = well_formed(settings.prompt)

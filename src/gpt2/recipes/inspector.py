@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from gpt2.corpus.origins import Origins
 from gpt2.corpus.shards import TokenShards
 from gpt2.errors import DataError
 from gpt2.generation.engine import Engine
@@ -30,7 +31,16 @@ class EngineInspector:
 
     def origins(self, ids: Sequence[int], written: int) -> dict[str, Any] | None:
         """Where the text comes from, as far as the training text is at hand."""
-        return None if self._shards is None else origins(self._tokenizer, ids, written, self._shards)
+        return (
+            None
+            if self._shards is None
+            else origins(self._tokenizer, ids, written, self._shards, names_of(self._shards))
+        )
+
+
+def names_of(shards: TokenShards) -> Origins:
+    """Where the documents of the training text came from."""
+    return Origins(shards.folder, "train")
 
 
 def training_text(checkpoint: OpenedCheckpoint, tokenizer: Tokenizer) -> TokenShards | None:

@@ -10,6 +10,7 @@ from gpt2.config.commands import PlanSettings
 from gpt2.config.gpus import GPUS, PRICES_OF, default_mfu, mfu_is_checked, parse_gpus
 from gpt2.config.presets import PRESETS
 from gpt2.console import say, table, warn
+from gpt2.errors import ConfigError
 from gpt2.model.cost import flops_per_token, parameters
 from gpt2.model.plan import (
     DISK,
@@ -36,7 +37,17 @@ def plan(settings: PlanSettings) -> None:
     """Reckon a run and show it: tables and what they assume on stderr, or JSON on stdout.
 
     A model that does not fit is an answer, not an error: it is shown with a warning that says what would fit.
+
+    Raises:
+        ConfigError: so few tokens are no step.
     """
+    if settings.tokens < settings.batch_tokens:
+        raise ConfigError(
+            f"--tokens {settings.tokens:,} is less than a single step takes: {settings.batch_tokens:,}.",
+            f"Did you mean --tokens {settings.tokens}B?"
+            if settings.tokens < 10_000
+            else "Choose a smaller --batch-tokens.",
+        )
     gpus, name = parse_gpus(settings.gpus)
     gpu, preset = GPUS[name], PRESETS[settings.model]
     sizes = Shape(VOCABULARY, settings.context_length or preset.context_length, preset.n_layer, preset.n_embd)

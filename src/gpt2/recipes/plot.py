@@ -8,6 +8,7 @@ from gpt2.console import say
 from gpt2.errors import ConfigError, RunError
 from gpt2.evaluation.loss import bits_per_byte
 from gpt2.files import read_json, require_folder
+from gpt2.recipes.record import read_record
 from gpt2.training.checkpoint import RUNS, find_run, pointed
 from gpt2.training.metrics import read_metrics
 from gpt2.training.plots import SUFFIXES, is_drawn_here, plot_run, plot_runs
@@ -31,7 +32,7 @@ def plot(settings: PlotSettings) -> None:
             raise _nothing(folder)
     if len(folders) == 1:
         folder, (name, records) = folders[0], runs[0]
-        data = folder.parent / ".prepared" / str(read_json(folder / "run.json").get("data")) / "baselines.json"
+        data = folder.parent / ".prepared" / str(read_record(folder).get("data")) / "baselines.json"
         references = read_json(data) if data.exists() else {}
         written = plot_run(records, out or folder / "loss", name, references)
     else:
@@ -70,7 +71,7 @@ def _common_unit(folders: Sequence[Path]) -> tuple[list[float], str]:
     Runs on the same tokens are compared by the token. Where the tokens differ, a token of one stands for more text
     than a token of the other, and only the loss for the same text is comparable: bits a byte.
     """
-    if len({read_json(folder / "run.json").get("data") for folder in folders}) == 1:
+    if len({read_record(folder).get("data") for folder in folders}) == 1:
         return [1.0] * len(folders), "nats a token"
     scales = []
     for folder in folders:

@@ -2,40 +2,53 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from gpt2.console import progress, say
+from gpt2.console import progress, say, warn
 from gpt2.errors import DataError, RunError
-from gpt2.files import disk_error
+from gpt2.files import disk_error, read_json, write_json
 from gpt2.generation.engine import Engine
 from gpt2.generation.request import Request
 
 
-def answer_file(engine: Engine, source: Path, out: Path, asked: Callable[[str], list[Request]]) -> None:
+def answer_file(
+    engine: Engine,
+    source: Path,
+    out: Path,
+    asked: Callable[[str], list[Request]],
+    options: Mapping[str, Any],
+    model: Mapping[str, str],
+) -> None:
     """Append a line of JSON for each prompt whose answers are complete: index, prompt, answers, finish.
 
     Lines come in the order in which answers are complete; `index` counts the prompts of the source from 0. Prompts
-    that `out` has already are passed over; a last line that an interruption tore is removed first.
+    that `out` has already are passed over; a last line that an interruption tore is removed first. What made the
+    answers stands beside them, in `settings_of(out)`: one file never holds answers of two kinds.
 
     Args:
         engine: writes as many answers at once as it has slots.
         source: a prompt on each line that is not blank, or, if its name ends in .jsonl, a JSON object with `prompt`.
         out: where answers go.
         asked: a prompt to the requests for its answers, one or more.
+        options: of `gpt2 generate`, all that the answers depend on; JSON values.
+        model: `folder` and `sha256` of the weights; the latter tells one model from another.
 
     Raises:
-        DataError: the source cannot be read, or has a line without a prompt.
-        RunError: `out` answers other prompts.
+        DataError: the source cannot be read, has no prompts, or has a line without one.
+        RunError: `out` answers other prompts, or its answers were made with other options or another model.
         UserError: the system refused to write.
     """
     prompts = read_prompts(source)
+    if not prompts:
+        raise DataError(f"There are no prompts in {source}.", "Write one on each line.")
     try:
         done = finished(out, prompts)
+        _require_alike(out, {"options": dict(options), "model": dict(model)}, begun=bool(done))
         todo = [index for index in range(len(prompts)) if index not in done]
         if done:
             say(f"{len(done):,} of {len(prompts):,} prompts have answers in {out} already.", style="dim")
-        out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("a", encoding="utf-8") as file, progress("Answering", total=len(todo)) as advance:
             began, tokens = time.perf_counter(), 0
             for index, answers, finish, tokens in _answers(engine, {i: asked(prompts[i]) for i in todo}):
@@ -47,6 +60,48 @@ def answer_file(engine: Engine, source: Path, out: Path, asked: Callable[[str], 
     except OSError as error:
         raise disk_error(error, f"writing {out}") from error
     say(f"{len(todo):,} prompts, {tokens:,} tokens in {seconds:.1f} s: {tokens / seconds:,.0f} tokens/s. {out}")
+
+
+def settings_of(out: Path) -> Path:
+    """The file that says what made the answers in another."""
+    return out.with_name(f"{out.name}.settings.json")
+
+
+def _require_alike(out: Path, now: dict[str, Any], begun: bool) -> None:
+    """Write down what makes the answers; stop where those that are there were made otherwise."""
+    path = settings_of(out)
+    if begun and not path.exists():
+        warn(f"{path} is gone, which said how the answers in {out} were made: the rest is made as asked for now.")
+    elif begun:
+        before = read_json(path)
+        try:
+            differ = _differences(before, now)
+        except (TypeError, KeyError, AttributeError):
+            raise RunError(f"{path} does not say how {out} was made.", "Choose another file for --out.") from None
+        if differ:
+            raise RunError(
+                f"The answers in {out} were made with {differ}.",
+                "Ask as before, to make the rest of them; or choose another file for --out.",
+            )
+        return
+    write_json(path, now)
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What was otherwise, in words; empty, where nothing was."""
+    then = before["options"]
+    words = [
+        f"--{name.replace('_', '-')} {_shown(then.get(name))}, not {_shown(value)}"
+        for name, value in now["options"].items()
+        if then.get(name) != value
+    ]
+    if before["model"]["sha256"] != now["model"]["sha256"]:
+        words.append(f"other weights ({before['model']['folder']}, not {now['model']['folder']})")
+    return "; ".join(words)
+
+
+def _shown(value: object) -> str:
+    return "none" if value in (None, []) else " ".join(map(repr, value)) if isinstance(value, list) else str(value)
 
 
 def _answers(engine: Engine, asked: dict[int, list[Request]]) -> Iterator[tuple[int, list[str], list[str], int]]:

@@ -15,11 +15,12 @@ from gpt2.corpus.conversations import Conversations
 from gpt2.corpus.python_docs import EMBEDDED
 from gpt2.corpus.sources import Sources
 from gpt2.distributed import joined, world_from_environment
-from gpt2.errors import ConfigError, DataError, RunError, UserError
-from gpt2.files import locked, read_json, write_json
+from gpt2.errors import ConfigError, DataError, RunError
+from gpt2.files import locked, write_json
 from gpt2.optim.schedule import multiplier
 from gpt2.recipes.begun import Begun, free_folder, go, hashes, take
 from gpt2.recipes.data import absolute, prepare_data
+from gpt2.recipes.record import read_record
 from gpt2.runtime import pick_device
 from gpt2.training import checkpoint
 from gpt2.training.metrics import read_metrics
@@ -201,22 +202,6 @@ def begin_again(folder: Path, distributed: DistributedSettings | None, stack: co
             f"To end it in a given time: gpt2 train --finish {folder} --train.minutes …",
         )
     return begun
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """run.json of a run.
-
-    Raises:
-        RunError: it is damaged.
-    """
-    path = folder / "run.json"
-    try:
-        record = read_json(path)
-        Settings.model_validate(record["settings"])
-    except (UserError, ValueError, KeyError, TypeError) as error:
-        what = error.what if isinstance(error, UserError) else f"{path} does not hold the settings of a run."
-        raise RunError(what, f"Its checkpoints have copies: cp {folder}/last/run.json {path}") from None
-    return record
 
 
 def _continued(folder: Path, record: dict[str, Any], newest: Path | None) -> Begun:

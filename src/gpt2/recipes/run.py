@@ -118,11 +118,13 @@ def run(job: Job) -> None:
 
     lines = task.references(validate if trainer.step == 0 else None)
 
+    curves = showing.Curves(folder, settings, prepared, lines)
+
     def look(entry: Record) -> None:
         if world.is_main and can_sample:
             task.sample(model, entry.step)
         if world.is_main:
-            showing.plot(folder, settings, prepared, lines)
+            curves.redraw()
 
     pace = Pace(job.deadline, trainer.step, train.eval_every) if job.deadline is not None else None
 
@@ -182,8 +184,8 @@ def run(job: Job) -> None:
     outcome: Outcome | Literal["failed"] = "failed"
     _state(job, "running", trainer.step)
     try:
-        last = progress.validations[-1][2] if progress.validations else None
-        with stop, Display(train.steps, trainer.step, last) as display:
+        val_step, _, val_loss = progress.validations[-1] if progress.validations else (0, 0.0, None)
+        with stop, Display(train.steps, trainer.step, val_loss, val_step) as display:
             trackers = [metrics, display, saver] if metrics is not None else []
             paused = pace.paused if pace is not None else (lambda seconds: None)
             outcome = fit(trainer, rhythm, progress, trackers, validate, look, save, roll_back, warn, replan, paused)
@@ -196,9 +198,9 @@ def run(job: Job) -> None:
         if metrics is not None:
             metrics.close()
         _state(job, outcome, trainer.step)
+    if world.is_main and (curves.outdated or outcome == "preempted"):
+        curves.draw()
     if outcome == "preempted":
-        if world.is_main:
-            showing.plot(folder, settings, prepared, lines)
         say(f"Stopped at step {trainer.step:,} and saved. Go on with: gpt2 train --resume {folder}", style="bold")
         if settings.schedule.name != "constant":
             say(f"Or bring the learning rate down now: gpt2 train --finish {folder} --train.minutes 3")

@@ -89,14 +89,40 @@ def sample(folder: Path, settings: Settings, prepared: Prepared, model: GPT2, st
     say(f"step {step}: {shown[:160]}{'…' if len(shown) > 160 else ''}", style="dim italic")
 
 
-def plot(folder: Path, settings: Settings, prepared: Prepared, lines: Mapping[str, float]) -> None:
-    """Redraw the curves. A picture that cannot be written is no reason to stop."""
-    sizes = settings.model
-    title = f"{folder.name}: GPT-2, {sizes.n_layer} layers, width {sizes.n_embd}, {prepared.stats.tokenizer}"
-    try:
-        plot_run(read_metrics(folder / "metrics.jsonl"), folder / "loss", title, lines)
-    except OSError as error:
-        warn(f"loss.png could not be drawn: {error.strerror or error}.")
+class Curves:
+    """The pictures of a run, drawn anew at validations; on a few pages, where these come faster than half a second
+    allows, some of them are passed over: a fifth of the time at most goes into drawing.
+
+    Args:
+        folder: of the run.
+        settings: of the run.
+        prepared: its text.
+        lines: name → loss of reference lines, nats a token.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, prepared: Prepared, lines: Mapping[str, float]) -> None:
+        self._folder, self._lines = folder, lines
+        sizes = settings.model
+        self._title = f"{folder.name}: GPT-2, {sizes.n_layer} layers, width {sizes.n_embd}, {prepared.stats.tokenizer}"
+        self._not_before = -math.inf
+        self.outdated = False
+        """Whether a validation was passed over since they were drawn."""
+
+    def redraw(self) -> None:
+        """Draw, unless that was done a moment ago."""
+        self.outdated = time.monotonic() < self._not_before
+        if not self.outdated:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw what there is. A picture that cannot be written is no reason to stop."""
+        began = time.monotonic()
+        try:
+            plot_run(read_metrics(self._folder / "metrics.jsonl"), self._folder / "loss", self._title, self._lines)
+        except OSError as error:
+            warn(f"loss.png could not be drawn: {error.strerror or error}.")
+        self.outdated = False
+        self._not_before = time.monotonic() + 4 * (time.monotonic() - began)
 
 
 def say_if_late(started: float, deadline: float | None) -> None:

@@ -146,7 +146,7 @@ class Tuning:
             learned = f"The better one of two answers is to become likelier (DPO, beta {self.tuning.beta:g})."
         replay = f"; {self.tuning.replay:.1%} of the rows are the base's own text" if self.tuning.replay else ""
         say(
-            f"Tuning {self.tuning.origin}: {size}. {steps:,} steps of "
+            f"Tuning {_seen_from_here(self.tuning.origin)}: {size}. {steps:,} steps of "
             f"{train.batch_size} rows ({steps / batches:.1f} epochs){replay}; {showing.rates(self.settings.optim)}, "
             f"{self.settings.schedule.name}, {train.precision} on {device}. {learned}",
             style="dim",
@@ -240,5 +240,11 @@ def _counted(part: ConversationRows | PreferenceRows) -> dict[str, str]:
         "pairs" if isinstance(part, PreferenceRows) else "conversations": f"{len(part):,}",
         "tokens": f"{int(rows.lengths.sum()) + len(rows):,}",
         "of them answers": f"{answers:,}",
-        "tokens of the longest": f"{int(rows.lengths.max()) + 1:,}",
+        "positions of the longest": f"{int(rows.lengths.max()):,}",  # its last token is a target only
     }
+
+
+def _seen_from_here(path: str) -> str:
+    """A path as it is named in this folder, where it is inside."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path

@@ -49,7 +49,8 @@ async def for_completion(body: CompletionRequest, model: ServedModel) -> Asked:
         room = model.context_length - len(ids)
         limit = body.max_tokens or max(1, min(DEFAULT_MAX_TOKENS, room))
         if limit > room:
-            what = f"The prompt of {len(ids):,} tokens, with {limit:,} more for the answer (max_tokens),"
+            count = f"{len(ids):,} token{'s' * (len(ids) != 1)}"
+            what = f"The prompt of {count}, with {limit:,} more for the answer (max_tokens),"
             raise model.too_long(what, "max_tokens" if room > 0 else "prompt")
         requests += _requests(body, ids, limit, body.logprobs, model)
         echo = (prompt if isinstance(prompt, str) else model.tokenizer.decode(ids)) if body.echo else ""

@@ -136,7 +136,12 @@ class ModelCard(Part):
     created: int
     owned_by: str = "gpt2-from-scratch"
     context_length: int
-    answers: bool = Field(description="trained on a template, so that chat answers; else it continues the text")
+    answers: bool = Field(
+        description="tuned, or trained with a template, so that chat answers; else it continues the text"
+    )
+    turns: int | None = Field(
+        default=None, description="of a conversation, that the model is shown at most; null: as many as fit"
+    )
 
 
 class ModelList(Part):

@@ -57,7 +57,11 @@ class Service:
         """What there is to know about the model."""
         model = self.model
         return ModelCard(
-            id=model.id, created=model.created, context_length=model.context_length, answers=model.format.answers
+            id=model.id,
+            created=model.created,
+            context_length=model.context_length,
+            answers=model.format.answers,
+            turns=model.turns,
         )
 
     async def read(self, request: Request, schema: type[Body]) -> Body:

@@ -29,6 +29,7 @@ from gpt2.files import atomic_folder, read_json, sha256_file, sweep_temporaries,
 
 MANIFEST = "MANIFEST.json"
 VALIDATION = "validation.json"
+WEIGHT_FILE = "model.safetensors"
 RUNS = Path("runs")
 
 
@@ -92,6 +93,13 @@ def verify(folder: Path) -> None:
 
 def _manifest_files(folder: Path) -> Any:
     return read_json(folder / MANIFEST)["files"].items()
+
+
+def weights_sha256(folder: Path) -> str:
+    """The sha256 of a checkpoint's weights: where it has a manifest, that of the manifest."""
+    if (folder / MANIFEST).exists():
+        return dict(_manifest_files(folder))[WEIGHT_FILE]["sha256"]
+    return sha256_file(folder / WEIGHT_FILE)
 
 
 def step_of(folder: Path) -> int | None:
@@ -250,7 +258,7 @@ def find_run(run: str | None, root: Path = RUNS) -> Path:
             raise RunError(f"There is no trained run under {root}/.", "Train one first: gpt2 train my-folder/")
         return trained[-1]
     for candidate in (Path(run), root / run):
-        if (candidate / "run.json").is_file() and not (candidate / "model.safetensors").exists():
+        if (candidate / "run.json").is_file() and not (candidate / WEIGHT_FILE).exists():
             return candidate
     guess = nearest(Path(run).name, [folder.name for folder in there])
     fix = f"Did you mean {root / guess}?" if guess else _listed(there) if there else "Train one: gpt2 train …"

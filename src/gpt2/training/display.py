@@ -12,6 +12,8 @@ from gpt2.training.metrics import Record
 LOG_SECONDS = 30.0
 NARROW = 100
 """Columns below which a terminal shows less of a step, so that the bar and the time left have room."""
+MANY = 9_999
+"""Steps above which it has no room for the step of the last validation either."""
 
 
 class Display:
@@ -21,14 +23,21 @@ class Display:
         steps: last step of the run.
         done: steps made before.
         val_loss: the last one measured.
+        val_step: when that was.
         clock: seconds; another one in tests.
     """
 
     def __init__(
-        self, steps: int, done: int, val_loss: float | None, clock: Callable[[], float] = time.monotonic
+        self,
+        steps: int,
+        done: int,
+        val_loss: float | None,
+        val_step: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.steps = steps
         self.val_loss = val_loss
+        self.val_step = val_step
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -64,7 +73,7 @@ class Display:
         # A mean over about five steps, corrected for its start: in a short run a longer one would lag far behind.
         self._sum, self._weight = 0.8 * self._sum + 0.2 * record.train_loss, 0.8 * self._weight + 0.2
         if record.val_loss is not None:
-            self.val_loss = record.val_loss
+            self.val_loss, self.val_step = record.val_loss, record.step
         self._first = self._first or (record.step, self._clock())
         left = self.left(record.step)
         self._bar.update(self._task, completed=record.step, description=self.line(record), left=left)
@@ -74,11 +83,14 @@ class Display:
 
     def line(self, record: Record) -> str:
         """The step in one line."""
+        narrow = console().is_terminal and console().width < NARROW
         losses = f"train {self._sum / self._weight:.3f}"
         if self.val_loss is not None:
             losses += f"  val {self.val_loss:.3f}"
+            if self.val_step != record.step and not (narrow and self.steps > MANY):
+                losses += f" at {self.val_step}"
         speed = f"{_short(record.tokens_per_second)} tokens/s"
-        if console().is_terminal and console().width < NARROW:
+        if narrow:
             return f"{record.step}/{self.steps}  {losses}  {speed}"
         return f"step {record.step}/{self.steps}  epoch {record.epoch:.1f}  {losses}  lr {record.lr:.1e}  {speed}"
 

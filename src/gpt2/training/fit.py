@@ -86,6 +86,15 @@ def overfitting(progress: Progress) -> str | None:
     )
 
 
+def passed_over(step: int, batches: int) -> str:
+    """In words, that batches did not reach the weights."""
+    which = "A batch was" if batches == 1 else f"{batches} batches were"
+    return (
+        f"{which} passed over before step {step}: a loss or gradient that is no number, or far above all before. This "
+        "is harmless if it is rare; if it is not, halve the rate (--optim.lr, --optim.matrix-lr)."
+    )
+
+
 def fit(
     trainer: Trainer,
     rhythm: Rhythm,
@@ -151,7 +160,7 @@ def fit(
             notify(f"{error} Going back to the checkpoint of step {back}, and on with the data after this.")
             continue
         if record.skipped:
-            notify(f"At step {record.step} {record.skipped} bad batch(es) were passed over: no number, or a jump.")
+            notify(passed_over(record.step, record.skipped))
         progress.train_sum += record.train_loss
         progress.train_count += 1
         for tracker in trackers:

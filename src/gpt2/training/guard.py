@@ -8,7 +8,8 @@ from typing import Any
 
 WINDOW = 128
 """Steps that say what is usual."""
-LEAST_SPREAD = {"loss": 0.05, "norm": 0.25}
+LEAST_LOSS_SPREAD = 0.05
+LEAST_NORM_SPREAD = 0.25
 """Standard deviations are taken to be at least this: nats, and a share of the mean norm.
 
 A run on little text can be so even that any batch would be six deviations off, while nothing is wrong with it.
@@ -24,46 +25,59 @@ class DivergedError(Exception):
 class Guard:
     """Judges loss and gradient norm by the last 128 accepted steps.
 
+    Batches of conversations have few or many answer tokens, and the mean over few scatters more: with one over the root
+    of their number; and so does the norm of its gradient, most of which is noise. A jump is therefore what is too high
+    by both measures: as it is, and times that root. Where all batches have as many tokens, the two are one.
+
     Args:
         sigma: a spike is so many standard deviations above the mean; 0: only what is no finite number is refused.
     """
 
     def __init__(self, sigma: float) -> None:
         self.sigma = sigma
-        self._seen: dict[str, deque[float]] = {"loss": deque(maxlen=WINDOW), "norm": deque(maxlen=WINDOW)}
+        self._seen: deque[tuple[float, float, float]] = deque(maxlen=WINDOW)
+        """Loss, norm and counted tokens."""
 
-    def objection(self, loss: float, norm: float) -> str | None:
+    def objection(self, loss: float, norm: float, counted: float) -> str | None:
         """Why this step must not reach the weights, in words; None, and it is remembered, where it may.
 
         Args:
             loss: mean of the batch, nats a token.
             norm: of the whole gradient, before clipping.
+            counted: tokens that the loss is the mean of, over all processes; at least 1.
         """
         if not (math.isfinite(loss) and math.isfinite(norm)):
             return f"the loss is {loss:g} and the gradient's norm {norm:g}"
-        values = {"loss": loss, "norm": norm}
-        for name, value in values.items():
-            limit = self._limit(name)
-            if value > limit:
-                return f"the {name if name == 'loss' else 'gradient norm'} jumped to {value:.4g}, above {limit:.4g}"
-        for name, value in values.items():
-            self._seen[name].append(value)
+        if self.sigma and len(self._seen) == WINDOW:
+            if loss > (limit := self._loss_limit(counted)):
+                return f"the loss jumped to {loss:.4g}, above {limit:.4g}"
+            if norm > (limit := self._norm_limit(counted)):
+                return f"the gradient norm jumped to {norm:.4g}, above {limit:.4g}"
+        self._seen.append((loss, norm, counted))
         return None
 
-    def _limit(self, name: str) -> float:
-        seen = self._seen[name]
-        if not self.sigma or len(seen) < WINDOW:
-            return math.inf
-        mean = statistics.fmean(seen)
-        least = LEAST_SPREAD[name] * (mean if name == "norm" else 1.0)
-        return mean + self.sigma * max(statistics.pstdev(seen, mean), least)
+    def _loss_limit(self, counted: float) -> float:
+        plain = self._above([loss for loss, _, _ in self._seen], LEAST_LOSS_SPREAD)
+        mean = sum(loss * tokens for loss, _, tokens in self._seen) / sum(tokens for *_, tokens in self._seen)
+        of_a_token = math.sqrt(statistics.fmean((loss - mean) ** 2 * tokens for loss, _, tokens in self._seen))
+        return max(plain, mean + self.sigma * max(of_a_token / math.sqrt(counted), LEAST_LOSS_SPREAD))
+
+    def _norm_limit(self, counted: float) -> float:
+        norms, scaled = [norm for _, norm, _ in self._seen], [norm * math.sqrt(n) for _, norm, n in self._seen]
+        plain = self._above(norms, LEAST_NORM_SPREAD * statistics.fmean(norms))
+        return max(plain, self._above(scaled, LEAST_NORM_SPREAD * statistics.fmean(scaled)) / math.sqrt(counted))
+
+    def _above(self, values: list[float], least: float) -> float:
+        """So many deviations above the mean; a deviation is `least` at least."""
+        mean = statistics.fmean(values)
+        spread = math.sqrt(statistics.fmean((value - mean) ** 2 for value in values))
+        return mean + self.sigma * max(spread, least)
 
     def state(self) -> dict[str, Any]:
         """What it has seen; JSON values."""
-        return {name: list(values) for name, values in self._seen.items()}
+        return {"seen": [list(step) for step in self._seen]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state."""
-        for name, values in self._seen.items():
-            values.clear()
-            values.extend(state[name])
+        """Go on from a saved state; from one of before tokens were counted as if nothing had been seen."""
+        self._seen.clear()
+        self._seen.extend((loss, norm, counted) for loss, norm, counted in state.get("seen", ()))

@@ -1,5 +1,6 @@
 """Curves: metrics.jsonl → PNG and SVG. The loop does not know of it."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -193,6 +194,8 @@ def _tokens_axis(axes: "Axes", records: Sequence[Record]) -> None:
 
 
 def _figure(width: float, height: float) -> "Figure":
+    # Where HOME cannot be written, it takes a temporary folder, and says so in lines that nobody here can act upon.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     # Not pyplot: it keeps every figure, chooses a backend from the environment and takes twice as long to import.
     from matplotlib.figure import Figure
 
@@ -212,5 +215,6 @@ def _write(figure: "Figure", stem: Path) -> list[Path]:
         path = stem.with_name(stem.name + suffix)
         with atomic_open(path) as file:
             figure.savefig(file, format=suffix[1:], dpi=130, metadata={named: MAKER})
+        figure.set_layout_engine("none")  # the first drawing has found where all goes
         written.append(path)
     return written

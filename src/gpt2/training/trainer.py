@@ -133,9 +133,9 @@ class Trainer:
             batch = self._ahead or self._fetch()
             self._ahead = None
             self._loader_state, self.epoch = batch.loader, batch.epoch
-            loss, norm, read = self._gradient_that_fits(batch)
+            loss, norm, counted, read = self._gradient_that_fits(batch)
             tokens += read
-            objection = self.guard.objection(loss, norm)
+            objection = self.guard.objection(loss, norm, counted)
             if objection is None:
                 break
             self._forget_gradient()
@@ -166,7 +166,7 @@ class Trainer:
             inputs, targets = inputs.to(self.device), targets.to(self.device)
         return _Batch(inputs, targets, self.loader.state(), self.loader.epoch)
 
-    def _gradient_that_fits(self, batch: _Batch) -> tuple[float, float, int]:
+    def _gradient_that_fits(self, batch: _Batch) -> tuple[float, float, float, int]:
         """`_gradient`; where memory ends on the way, once more from the batch's beginning in halved micro-batches."""
         while True:
             try:
@@ -186,8 +186,8 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
 
-    def _gradient(self, batch: _Batch) -> tuple[float, float, int]:
-        """Leave the mean loss's gradient in the weights: the loss, the gradient's norm, and tokens read."""
+    def _gradient(self, batch: _Batch) -> tuple[float, float, float, int]:
+        """Leave the mean loss's gradient in the weights: the loss, the gradient's norm, tokens counted, and read."""
         # Each process drops other activations than its neighbours, and the same ones whenever it makes this step.
         torch.manual_seed(self.plan.step_seed(self.step) + self.world.rank)
         rows, size = len(batch.inputs), self.micro_batch_size
@@ -216,7 +216,7 @@ class Trainer:
         if scale != 1:
             for gradient in gradients:
                 gradient.mul_(scale)
-        return loss_sum / counted, norm * scale, share * self.world.size
+        return loss_sum / counted, norm * scale, counted, share * self.world.size
 
     def _update(self, norm: float) -> float:
         """Clip, set the rates, step: the rate of the last optimizer, AdamW's."""

@@ -14,9 +14,9 @@ async function introduce() {
   const card = await model();
   find("model").textContent = card.id;
   limitTokens(card.context_length);
-  find("chat-hint").textContent = card.answers
-    ? `It was trained to answer, and sees ${card.context_length} tokens at once.`
-    : `It was trained on running text: it continues what you write, and sees ${card.context_length} tokens at once.`;
+  const does = !card.answers ? "was trained on running text: it continues what you write"
+    : card.turns === 1 ? "was tuned on single questions: it answers each on its own" : "was trained to answer";
+  find("chat-hint").textContent = `It ${does}, and sees ${card.context_length} tokens at once.`;
 }
 
 function show(tab) {

@@ -55,7 +55,7 @@ async function answer(before) {
   let [saved, frame] = [0, 0];
   const show = () => {
     frame = 0;
-    follow(() => text.appendData(said.content.slice(text.length)));
+    if (text.isConnected) follow(() => text.appendData(said.content.slice(text.length)));
   };
   await busy(find("chat-form"), "Writing …", (signal) =>
     write("/v1/chat/completions", { messages, ...settings() }, signal, (piece) => {
@@ -70,7 +70,7 @@ async function answer(before) {
   cancelAnimationFrame(frame);
   if (!said.content) talk.messages = before;
   save(talk);
-  follow(draw);
+  if (conversation() === talk) follow(draw);
   drawList();
   return said.content !== "";
 }
@@ -78,12 +78,21 @@ async function answer(before) {
 async function send() {
   const content = find("chat-text").value;
   if (!content.trim() || isBusy()) return;
-  const before = [...conversation().messages];
+  const talk = conversation();
+  const before = [...talk.messages];
   // A message that was never answered, as when a reload cut it off, is replaced.
   const kept = before.at(-1)?.role === "user" ? before.slice(0, -1) : before;
   find("chat-text").value = "";
-  conversation().messages = [...kept, { role: "user", content }];
-  if (!(await answer(before))) find("chat-text").value ||= content;
+  const asked = [...kept, { role: "user", content }];
+  talk.messages = [...asked]; // to which the answer is added
+  if (await answer(before)) return;
+  if (conversation() === talk) {
+    find("chat-text").value ||= content;
+  } else { // it was left for another, in whose field the message has no place
+    talk.messages = asked;
+    save(talk);
+    drawList();
+  }
 }
 
 async function retry(place) {

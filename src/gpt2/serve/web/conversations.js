@@ -2,7 +2,7 @@
 
 import { make } from "/look.js";
 import { forget, keep, kept, names } from "/store.js";
-import { find, isBusy } from "/status.js";
+import { find, stop } from "/status.js";
 
 const TITLE = 40; // characters of a first message
 
@@ -38,6 +38,12 @@ function open(talk) {
   drawList();
 }
 
+// To another conversation. An answer that is being written is stopped; what has come of it stays where it belongs.
+function leaveFor(talk) {
+  open(talk);
+  return stop();
+}
+
 function rename(talk, item) {
   const field = make("input", { value: titleOf(talk), maxLength: 80, aria: { label: "Title" } });
   let ended = false;
@@ -48,6 +54,7 @@ function rename(talk, item) {
       talk.title = field.value.trim();
       save(talk);
     }
+    field.remove();
     drawList();
     find("conversations").querySelector(`[data-id="${talk.id}"] .rename`)?.focus();
   };
@@ -62,7 +69,8 @@ function rename(talk, item) {
   field.select();
 }
 
-function remove(talk) {
+async function remove(talk) {
+  if (talk.id === current.id) await stop(); // else what it writes would be kept after all
   deleted = talk;
   forget(`chat.${talk.id}`);
   if (talk.id === current.id) {
@@ -75,17 +83,18 @@ function remove(talk) {
 
 export function drawList() {
   const list = find("conversations").querySelector("ul");
+  if (list.querySelector("input")) return; // a title is being written: its end draws the list
   list.replaceChildren(...all().map((talk) => {
     const title = titleOf(talk);
-    const choose = make("button", { type: "button", className: "title", textContent: title });
+    const choose = make("button", { type: "button", className: "title", textContent: title, title });
     if (talk.id === current.id) choose.setAttribute("aria-current", "true");
-    choose.addEventListener("click", () => { if (!isBusy()) open(talk); });
+    choose.addEventListener("click", () => { if (talk.id !== current.id) leaveFor(talk); });
     const item = make("li", { data: { id: talk.id } }, choose);
     if (!talk.messages.length) return item;
     const change = make("button", { type: "button", className: "small rename", textContent: "✎", title: "Rename", aria: { label: `Rename ${title}` } });
     const away = make("button", { type: "button", className: "small", textContent: "✕", title: "Delete", aria: { label: `Delete ${title}` } });
     change.addEventListener("click", () => rename(talk, item));
-    away.addEventListener("click", () => { if (!isBusy()) remove(talk); });
+    away.addEventListener("click", () => remove(talk));
     item.append(change, away);
     return item;
   }));
@@ -97,16 +106,14 @@ export function drawList() {
 export function startConversations(show) {
   opened = show;
   find("conversation-new").addEventListener("click", () => {
-    if (isBusy()) return;
-    open(current.messages.length ? fresh() : current);
+    leaveFor(current.messages.length ? fresh() : current);
     find("chat-text").focus();
   });
   find("conversation-back").addEventListener("click", () => {
-    if (isBusy()) return;
     const talk = deleted;
     deleted = null;
     save(talk);
-    open(talk);
+    leaveFor(talk);
   });
   addEventListener("storage", drawList); // another window has changed something
   current = fresh();

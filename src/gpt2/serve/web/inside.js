@@ -5,7 +5,7 @@ import { lastText } from "/complete.js";
 import { drawLook, make } from "/look.js";
 import { post } from "/server.js";
 import { drawing } from "/settings.js";
-import { busy, find, isBusy, say } from "/status.js";
+import { busy, find, idle, say } from "/status.js";
 
 const SOURCES = { complete: lastText, chat: lastExchange };
 const NOTHING = { complete: "There is no text in Complete yet.", chat: "Nothing was said in Chat yet." };
@@ -15,7 +15,8 @@ let drawn = ""; // what was asked for the picture that is shown
 const source = () => find("inside-form").elements["inside-source"];
 
 export async function look() {
-  if (isBusy()) return;
+  await idle();
+  if (find("inside").hidden) return; // left again, while Chat or Complete were written
   const body = SOURCES[source().value]();
   const view = find("inside-view");
   if (body === null) {

@@ -28,7 +28,7 @@ export function setKey(given) {
   [key, card] = [given, null];
 }
 
-// What there is to know about the model: id, context_length, answers.
+// What there is to know about the model: id, context_length, answers, turns.
 export async function model() {
   if (card === null) [card] = (await (await ask("/v1/models")).json()).data;
   return card;

@@ -3,6 +3,7 @@
 export const find = (id) => document.getElementById(id);
 
 let running = null; // the AbortController of what is under way
+let over = Promise.resolve(); // when that has ended, however
 
 export function say(text, wrong = false) {
   find("status").textContent = text;
@@ -11,30 +12,40 @@ export function say(text, wrong = false) {
 
 export const isBusy = () => running !== null;
 
-export const stop = () => running?.abort();
+// The promise of its end.
+export function stop() {
+  running?.abort();
+  return over;
+}
 
-// While the work is done there is a button to stop it; how it ended is said. True: it came to its end or was stopped.
-export async function busy(form, words, work) {
-  const [main, stopping] = [form.querySelector(".main"), form.querySelector(".stop")];
+export async function idle() {
+  while (isBusy()) await over;
+}
+
+// While the work is done no other can begin, and each tab has a button to stop it; how it ended is said.
+export function busy(form, words, work) {
+  over = whileBusy(form, words, work);
+  return over;
+}
+
+function show(working) {
+  document.body.classList.toggle("busy", working);
+  for (const button of document.querySelectorAll(".main")) button.disabled = working;
+  for (const button of document.querySelectorAll(".stop")) button.hidden = !working;
+}
+
+async function whileBusy(form, words, work) {
   running = new AbortController();
-  document.body.classList.add("busy");
-  main.disabled = true;
-  if (stopping) stopping.hidden = false;
+  show(true);
   say(words);
   try {
     say(await work(running.signal));
-    return true;
   } catch (error) {
     const stopped = error.name === "AbortError";
     say(stopped ? "Stopped." : error.message, !stopped);
-    return stopped;
   } finally {
     running = null;
-    document.body.classList.remove("busy");
-    if (stopping) {
-      if (document.activeElement === stopping) form.querySelector("textarea").focus();
-      stopping.hidden = true;
-    }
-    main.disabled = false;
+    if (document.activeElement.matches(".stop")) form.querySelector("textarea")?.focus();
+    show(false);
   }
 }
