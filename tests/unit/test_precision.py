@@ -11,7 +11,7 @@ from torch import Tensor
 from gpt2.errors import ConfigError
 from gpt2.generation import load, native
 from gpt2.generation.load import fastest_reader
-from gpt2.generation.native import MOST_TOKENS, NativeReader, compiled, fits
+from gpt2.generation.native import NativeReader, compiled, fits
 from gpt2.generation.reader import Piece, Reader
 from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.model.precision import in_precision, quantize_rows
@@ -46,7 +46,7 @@ def pieces_of(row_lengths: list[list[int]]) -> list[list[Piece]]:
     ]
 
 
-STEPS = pieces_of([[5, 0, 40], [1, 3, 1], [1, 1, 0], [MOST_TOKENS, 1, 1], [MOST_TOKENS + 1, 2, 1], [1, 1, 1]])
+STEPS = pieces_of([[5, 0, 40], [1, 3, 1], [1, 1, 0], [32, 1, 1], [33, 2, 1], [1, 1, 1]])
 
 
 def expected() -> list[Tensor]:
@@ -64,11 +64,15 @@ def expected() -> list[Tensor]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-@pytest.mark.parametrize("kind", ["torch", pytest.param("native", marks=needs_compiler)])
+@pytest.mark.parametrize(
+    "kind", ["torch", pytest.param("native", marks=needs_compiler), pytest.param("both", marks=needs_compiler)]
+)
 def test_logits_are_those_of_the_full_model_within_rounding(kind: str, precision: str) -> None:
     small = in_precision(model(), precision)
-    read = compiled()
-    reader = Reader(small, 3) if kind == "torch" or read is None else NativeReader(small, 3, read)
+    library = compiled()
+    reader = Reader(small, 3) if kind == "torch" or library is None else NativeReader(small, 3, library)
+    if isinstance(reader, NativeReader):
+        reader.most_tokens = 32 if kind == "both" else 1000
     spread = torch.cat(expected()).std()
     for pieces, wanted in zip(STEPS, expected(), strict=True):
         assert (reader.read(pieces) - wanted).std() < SHARE[precision] * spread
@@ -80,19 +84,25 @@ def test_logits_are_those_of_the_full_model_within_rounding(kind: str, precision
 
 @needs_compiler
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-def test_compiled_reading_gives_the_same_bits_beside_others_and_with_any_number_of_threads(precision: str) -> None:
-    read = compiled()
-    assert read is not None
+def test_compiled_reading_gives_the_same_bits_beside_others_in_any_pieces_and_with_any_number_of_threads(
+    precision: str,
+) -> None:
+    library = compiled()
+    assert library is not None
     small = in_precision(model(), precision)
-    short = [[piece for piece in pieces if len(piece.ids) <= MOST_TOKENS] for pieces in STEPS]
-    together, alone = NativeReader(small, 3, read), NativeReader(small, 3, read)
+    together, alone, one_by_one = (NativeReader(small, 3, library) for _ in range(3))
+    for reader in (together, alone, one_by_one):
+        reader.most_tokens = 1000
     threads = torch.get_num_threads()
     try:
-        for pieces in short:
+        for pieces in STEPS:
             torch.set_num_threads(2)
             at_once = together.read(pieces)
             torch.set_num_threads(1)
             assert torch.equal(at_once, torch.cat([alone.read([piece]) for piece in pieces]))
+            for piece, expected_bits in zip(pieces, at_once, strict=True):
+                each = [one_by_one.read([Piece(piece.row, [token], answer=True)]) for token in piece.ids]
+                assert torch.equal(each[-1][0], expected_bits)
     finally:
         torch.set_num_threads(threads)
 

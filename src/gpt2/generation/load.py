@@ -37,8 +37,8 @@ def open_engine(folder: Path, device: torch.device, precision: str = "auto", slo
 
 def fastest_reader(model: GPT2, slots: int) -> Reader:
     """Compiled code on a CPU where there is a compiler and the model's sizes suit it; else PyTorch."""
-    read_tokens = compiled() if fits(model) else None
-    return Reader(model, slots) if read_tokens is None else NativeReader(model, slots, read_tokens)
+    library = compiled() if fits(model) else None
+    return Reader(model, slots) if library is None else NativeReader(model, slots, library)
 
 
 def _check_memory(model: GPT2, slots: int, device: torch.device) -> None:

@@ -1,7 +1,7 @@
-"""The reader for CPUs: pieces of few tokens go through `native.cpp`, compiled for this machine when it is first used.
+"""The reader for CPUs: texts go through `native.cpp`, compiled for this machine when it is first used.
 
 PyTorch reads at a third of the memory's speed where there are few tokens, and spends more on calling than on
-reading in small models. Long pieces are matrix products, at which it is as good as any.
+reading in small models. Where the processor has no wide products, long pieces stay with it.
 """
 
 import ctypes
@@ -25,8 +25,6 @@ from gpt2.model.gpt2 import GPT2
 
 SOURCE = Path(__file__).with_name("native.cpp")
 OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-shared", "-fPIC")
-MOST_TOKENS = 32
-"""Of a piece that is not left to PyTorch."""
 PRECISIONS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
 
@@ -64,17 +62,22 @@ class _Model(ctypes.Structure):
 
 
 class NativeReader(Reader):
-    """Reads short pieces of all rows at once by a compiled function, long ones by PyTorch, which share all memory.
+    """Reads pieces of all rows at once by a compiled function, very long ones by PyTorch where that is faster.
+
+    Both share all memory.
 
     Args:
         model: on the CPU, in fp32, or as `in_precision` made it. Its large tensors are moved to other pages.
         rows: texts side by side.
-        read_tokens: the function of `native.cpp`, from `compiled`.
+        library: `native.cpp`, from `compiled`.
+
+    Attributes:
+        most_tokens: of a piece that is not left to PyTorch.
     """
 
-    def __init__(self, model: GPT2, rows: int, read_tokens: "ctypes._NamedFuncPointer") -> None:
+    def __init__(self, model: GPT2, rows: int, library: ctypes.CDLL) -> None:
         super().__init__(model, rows)
-        self._read_tokens = read_tokens
+        self._read_tokens = library.read_tokens
         with torch.no_grad():
             for tensor in [*model.parameters(), *model.buffers()]:
                 tensor.data = _in_huge_pages(tensor.data)
@@ -97,15 +100,16 @@ class NativeReader(Reader):
             blocks=self._blocks,
         )
         self._precision_number = PRECISIONS[model.wte.weight.dtype]
+        self.most_tokens: int = library.most_tokens(self._precision_number)
 
     def _read(self, pieces: Sequence[Piece]) -> Tensor:
-        short = [piece for piece in pieces if len(piece.ids) <= MOST_TOKENS]
+        short = [piece for piece in pieces if len(piece.ids) <= self.most_tokens]
         if len(short) == len(pieces):
             return self._read_short(pieces)
         answered = (piece.row for piece in short if piece.answer)
         answers = dict(zip(answered, self._read_short(short), strict=True)) if short else {}
         for piece in pieces:
-            if len(piece.ids) > MOST_TOKENS:
+            if len(piece.ids) > self.most_tokens:
                 answers |= self._read_batch([piece])
         rows = [answers[piece.row].float() for piece in pieces if piece.answer]
         return torch.stack(rows) if rows else torch.empty(0)
@@ -158,7 +162,7 @@ class NativeReader(Reader):
         assert weight is not None, f"{name} has no weight"
         return _Matrix(
             weight=self._address(weight),
-            bias=None if bias is None else self._address(bias),
+            bias=self._address(torch.zeros(len(weight)) if bias is None else bias),
             scales=None if scale is None else self._address(scale),
             row_sums=None if scale is None else self._address(weight.sum(dim=1, dtype=torch.float32)),
         )
@@ -191,8 +195,8 @@ def fits(model: GPT2) -> bool:
     )
 
 
-def compiled() -> "ctypes._NamedFuncPointer | None":
-    """The function of `native.cpp` for this machine, compiled once and kept; None where there is no compiler."""
+def compiled() -> ctypes.CDLL | None:
+    """`native.cpp` for this machine, compiled once and kept; None where there is no compiler."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         return None
@@ -209,7 +213,7 @@ def compiled() -> "ctypes._NamedFuncPointer | None":
                     made = Path(folder) / path.name
                     subprocess.run([compiler, *OPTIONS, "-o", made, SOURCE], capture_output=True, check=True)
                     os.replace(made, path)
-        return ctypes.CDLL(str(path)).read_tokens
+        return ctypes.CDLL(str(path))
     except (OSError, subprocess.CalledProcessError):
         return None
 
