@@ -38,7 +38,7 @@ def pieces_of(row_lengths: list[list[int]]) -> list[list[Piece]]:
     ids = torch.Generator().manual_seed(2)
     return [
         [
-            Piece(row, torch.randint(0, SIZES.vocab_size, (length,), generator=ids).tolist(), answer=True)
+            Piece(row, torch.randint(0, SIZES.vocab_size, (length,), generator=ids).tolist(), answers=1)
             for row, length in enumerate(lengths)
             if length
         ]

@@ -1,7 +1,8 @@
 """The engine: requests in, tokens out. The one loop in this project that lets a model write.
 
 Many texts are written side by side: `admit` takes a request where a row of the cache is free, `step` gives every
-running text its next token, and requests come and go between steps (continuous batching, Yu et al. 2022, "Orca").
+running text its next token, and requests come and go between steps (continuous batching, Yu et al. 2022, "Orca"). A
+text that repeats itself is given several at once, which are those that it would have been given one by one.
 Above that are conveniences for one text at a time: ids, pieces of text, a string.
 """
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gpt2.errors import CheckpointError
+from gpt2.generation.drafting import TOKENS, Draft
 from gpt2.generation.reader import Piece, Reader
 from gpt2.generation.request import Delta, Finish, Request, Sampling, Token
 from gpt2.generation.sampling import Sampler
@@ -38,6 +40,8 @@ class _Answer:
     sampler: Sampler
     text: TextStream
     ends: frozenset[int]
+    draft: Draft | None
+    """How it may go on; None where guesses would change what is written."""
     written: int = 0
     searched: bool = False
     """Whether other texts were searched for the beginning of this prompt."""
@@ -51,7 +55,8 @@ class Engine:
     full, its newest three quarters are read anew from position 0, and writing goes on from there.
 
     An answer does not depend on what else is being written: each row has its own past, positions, sampler and random
-    numbers. What remains is rounding: matrix products of another batch size may differ in the last bit.
+    numbers. What remains is rounding: matrix products of another batch size may differ in the last bit. Where the
+    reader's do not, guesses are read behind the last token of a text, and as many are kept as were chosen anyway.
 
     The model may be in the midst of training: it is as before whenever the caller has the word. An engine belongs to
     one thread.
@@ -122,6 +127,7 @@ class Engine:
             Sampler(request.sampling, text, self.tokenizer.vocab_size),
             TextStream(request.stop),
             request.stop_ids | {self.tokenizer.end_of_text},
+            Draft(text) if self.reader.drafts else None,
         )
         return ticket
 
@@ -134,13 +140,13 @@ class Engine:
             self._free.append(row)
 
     def step(self) -> list[tuple[int, Delta]]:
-        """Read what is to be read, and write one token of every text whose prompt has been read.
+        """Read what is to be read, and write a token of every text whose prompt has been read, or several.
 
         Of prompts about 256 tokens are read in a step, first come, first served.
 
         Returns:
-            What was added, with tickets. A text that is still being read is not there; one that has finished is
-            there for the last time.
+            What was added, token by token, with tickets. A text that is still being read is not there; one that has
+            finished is there for the last time.
 
         Raises:
             CheckpointError: the model's answer is no number. All requests are cancelled.
@@ -150,10 +156,11 @@ class Engine:
             if answer.request.max_tokens == 0:
                 self.cancel(ticket)
                 deltas.append((ticket, Delta("", (), "length")))
-        pieces = self._pieces()
+        pieces = self._with_guesses(self._pieces())
         if pieces:
-            logits = iter(self._read([piece for _, piece in pieces]))
-            deltas += [(ticket, self._write(ticket, next(logits))) for ticket, piece in pieces if piece.answer]
+            logits = self._read([piece for _, piece in pieces]).split([piece.answers for _, piece in pieces])
+            for (ticket, piece), own in zip(pieces, logits, strict=True):
+                deltas += [(ticket, delta) for delta in self._write(ticket, piece, own)]
         return deltas
 
     def run(self, requests: Iterable[Request]) -> Generator[tuple[int, Delta], None, None]:
@@ -240,8 +247,26 @@ class Engine:
                 room -= unread
             end = cache.lengths[row] + unread
             ids = self._texts[row][cache.lengths[row] : end]
-            pieces.append((ticket, Piece(row, ids, answer=end == len(self._texts[row]))))
+            pieces.append((ticket, Piece(row, ids, answers=int(end == len(self._texts[row])))))
         return pieces
+
+    def _with_guesses(self, pieces: list[tuple[int, Piece]]) -> list[tuple[int, Piece]]:
+        """The same with guesses behind the last tokens of texts, where a step is short enough for them to pay."""
+        room = TOKENS - sum(len(piece.ids) for _, piece in pieces)
+        guessed: list[tuple[int, Piece]] = []
+        for ticket, piece in pieces:
+            answer = self._answers[ticket]
+            most = min(
+                room,
+                self.context_length - len(self._texts[piece.row]),
+                answer.request.max_tokens - answer.written - 1,
+            )
+            if answer.draft is not None and most > 0 and len(piece.ids) == 1:
+                ids = [*piece.ids, *answer.draft.guess(len(pieces), most)]
+                room -= len(ids) - 1
+                piece = Piece(piece.row, ids, answers=len(ids))
+            guessed.append((ticket, piece))
+        return guessed
 
     def _borrow(self, answer: _Answer) -> bool:
         """Copy the beginning of a prompt from a text that has it; False if that is just being read: wait for it."""
@@ -261,7 +286,7 @@ class Engine:
         return True
 
     def _read(self, pieces: list[Piece]) -> Tensor:
-        """Logits of the tokenizer's ids, shape (pieces that want them, V)."""
+        """Logits of the tokenizer's ids, shape (wanted, V)."""
         try:
             # A model may have more rows than its tokenizer has ids, for alignment; those mean nothing.
             logits = self.reader.read(pieces)[..., : self.tokenizer.vocab_size]
@@ -280,7 +305,19 @@ class Engine:
             raise
         return logits
 
-    def _write(self, ticket: int, logits: Tensor) -> Delta:
+    def _write(self, ticket: int, piece: Piece, logits: Tensor) -> list[Delta]:
+        """Choose the tokens behind a piece from its logits, shape (answers, V), up to one that was not guessed."""
+        deltas: list[Delta] = []
+        guesses = piece.ids[len(piece.ids) - piece.answers + 1 :]
+        for following, guess in itertools.zip_longest(logits, guesses):
+            deltas.append(self._write_token(ticket, following))
+            if deltas[-1].finish or deltas[-1].tokens[0].id != guess:
+                break
+        cache = self.reader.cache
+        cache.truncate(piece.row, cache.lengths[piece.row] - (piece.answers - len(deltas)))
+        return deltas
+
+    def _write_token(self, ticket: int, logits: Tensor) -> Delta:
         """Choose a text's next token from its logits, shape (V,), and free its row if it was the last."""
         answer = self._answers[ticket]
         chosen = answer.sampler(logits)
@@ -298,6 +335,8 @@ class Engine:
             text += answer.text.end()
         if finish is None:
             self._texts[answer.row].append(chosen)
+            if answer.draft is not None:
+                answer.draft.add(chosen)
         else:
             self.cancel(ticket)
         return Delta(text, (token,), finish)
