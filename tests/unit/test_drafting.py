@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gpt2.generation.drafting import SHORT, TOKENS, Draft
 from gpt2.generation.engine import Engine
+from gpt2.generation.load import fastest_reader
 from gpt2.generation.native import NativeReader, compiled
 from gpt2.generation.reader import Piece, Reader
 from gpt2.generation.request import Delta, Request, Sampling
@@ -192,6 +193,13 @@ def test_a_reader_whose_rounding_depends_on_lengths_is_given_no_guesses() -> Non
     made.h[0].register_forward_pre_hook(lambda _module, inputs: lengths.append(inputs[0].shape[1]))
     list(Engine(made, BYTES).generate([65, 66, 67] * 5, 20, GREEDY))
     assert lengths == [15] + [1] * 19
+
+
+@needs_compiler
+def test_a_model_that_caches_cannot_hold_is_given_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not fastest_reader(model(), 1).drafts
+    monkeypatch.setattr("gpt2.generation.native.BEYOND_CACHES", 2**17)  # the model has a little more
+    assert fastest_reader(model(), 1).drafts
 
 
 @pytest.mark.parametrize("kind", ["torch", pytest.param("native", marks=needs_compiler)])

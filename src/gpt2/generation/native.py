@@ -28,7 +28,7 @@ SOURCE = Path(__file__).with_name("native.cpp")
 OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-shared", "-fPIC")
 MOST_TOKENS = 32
 """Of a piece that is not left to PyTorch."""
-BEYOND_CACHES = 2**25
+BEYOND_CACHES = 2**26
 """Bytes of weights that come from memory for each reading: tokens beside one cost little. In caches, each costs."""
 PRECISIONS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
