@@ -16,14 +16,14 @@ LEAST = 0.25
 SHORT, LONG, SURE = 3, 7, 0.75
 """Ids of a guess, of one that is trusted, and the trust that makes it one: pieces of 4 and of 8 fill the registers."""
 FIRST, MEMORY = 0.3, 16
-"""Trust in a new text, and the look-ups that trust goes back to, about."""
+"""Trust in a text that has not repeated itself yet, and the look-ups that trust goes back to, about."""
 
 
 class Draft:
     """A text so far, and what may come next.
 
-    Every look-up is compared with what the text then says, also if nobody asked for it, which costs nothing. Where
-    they differ too often there are no guesses, until they agree again.
+    Every look-up is compared with what the text then says, in the prompt, too, and if nobody asked for it: that costs
+    nothing. Where they differ too often there are no guesses, until they agree again.
 
     Args:
         ids: of the text.
@@ -36,13 +36,16 @@ class Draft:
         self._behind: dict[tuple[int, ...], int] = {}  # a pair → the place behind it, where it stands last
         self._source: int | None = None  # the place behind an earlier pair like the last one
         for token in ids:
-            self._append(token)
+            self.add(token)
 
     def add(self, token: int) -> None:
         """Go on with the text."""
         if self._source is not None:
             self.trust += ((self._ids[self._source] == token) - self.trust) / MEMORY
-        self._append(token)
+        self._ids.append(token)
+        pair = tuple(self._ids[-PAIR:])
+        self._source = self._behind.get(pair)
+        self._behind[pair] = len(self._ids)
 
     def guess(self, texts: int, most: int) -> list[int]:
         """The ids that may come next, so many that reading them is worth it; often none.
@@ -56,9 +59,3 @@ class Draft:
         span = self._ids[self._source : self._source + LONG]
         # A text that goes in circles is guessed beyond its own end.
         return [span[place % len(span)] for place in range(min(most, LONG if self.trust >= SURE else SHORT))]
-
-    def _append(self, token: int) -> None:
-        self._ids.append(token)
-        pair = tuple(self._ids[-PAIR:])
-        self._source = self._behind.get(pair)
-        self._behind[pair] = len(self._ids)
