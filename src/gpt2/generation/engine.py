@@ -10,16 +10,14 @@ import contextlib
 import itertools
 import math
 from collections.abc import Collection, Generator, Iterable, Sequence
-from dataclasses import dataclass
 
 from torch import Tensor
 
 from gpt2.errors import CheckpointError
-from gpt2.generation.drafting import TOKENS, Draft
+from gpt2.generation.answer import Answer
+from gpt2.generation.drafting import TOKENS
 from gpt2.generation.reader import Piece, Reader
-from gpt2.generation.request import Delta, Finish, Request, Sampling, Token
-from gpt2.generation.sampling import Sampler
-from gpt2.generation.stream import TextStream
+from gpt2.generation.request import Delta, Request, Sampling
 from gpt2.model.gpt2 import GPT2
 from gpt2.tokenizer.base import Tokenizer
 
@@ -29,22 +27,6 @@ CHUNK = 256
 
 BORROWED = 16
 """Tokens that a prompt has in common with another text at least, to be copied from it; fewer are read as fast."""
-
-
-@dataclass(slots=True)
-class _Answer:
-    """A request on its way, in a row of the cache."""
-
-    row: int
-    request: Request
-    sampler: Sampler
-    text: TextStream
-    ends: frozenset[int]
-    draft: Draft | None
-    """How it may go on; None where guesses would change what is written."""
-    written: int = 0
-    searched: bool = False
-    """Whether other texts were searched for the beginning of this prompt."""
 
 
 class Engine:
@@ -82,7 +64,7 @@ class Engine:
             )
         self.reader = Reader(self.model, slots) if reader is None else reader
         self._tickets = itertools.count()
-        self._answers: dict[int, _Answer] = {}  # by ticket: the oldest first
+        self._answers: dict[int, Answer] = {}  # by ticket: the oldest first
         self._free = list(range(slots))  # rows, the one that was free for longest first
         # The text in the model's window, by row. As many ids as the cache has tokens of the row have been read; in a
         # free row they stay, for a prompt that begins likewise.
@@ -121,14 +103,7 @@ class Engine:
         cache.truncate(row, min(_common(self._texts[row], text[:-1]), cache.lengths[row]))
         self._texts[row] = text
         ticket = next(self._tickets)
-        self._answers[ticket] = _Answer(
-            row,
-            request,
-            Sampler(request.sampling, text, self.tokenizer.vocab_size),
-            TextStream(request.stop),
-            request.stop_ids | {self.tokenizer.end_of_text},
-            Draft(text) if self.reader.drafts else None,
-        )
+        self._answers[ticket] = Answer(request, row, text, self.tokenizer, self.reader.drafts)
         return ticket
 
     def cancel(self, ticket: int) -> None:
@@ -255,20 +230,15 @@ class Engine:
         room = TOKENS - sum(len(piece.ids) for _, piece in pieces)
         guessed: list[tuple[int, Piece]] = []
         for ticket, piece in pieces:
-            answer = self._answers[ticket]
-            most = min(
-                room,
-                self.context_length - len(self._texts[piece.row]),
-                answer.request.max_tokens - answer.written - 1,
-            )
-            if answer.draft is not None and most > 0 and len(piece.ids) == 1:
-                ids = [*piece.ids, *answer.draft.guess(len(pieces), most)]
+            if piece.answers and len(piece.ids) == 1:
+                most = min(room, self.context_length - len(self._texts[piece.row]))
+                ids = [*piece.ids, *self._answers[ticket].guess(len(pieces), most)]
                 room -= len(ids) - 1
                 piece = Piece(piece.row, ids, answers=len(ids))
             guessed.append((ticket, piece))
         return guessed
 
-    def _borrow(self, answer: _Answer) -> bool:
+    def _borrow(self, answer: Answer) -> bool:
         """Copy the beginning of a prompt from a text that has it; False if that is just being read: wait for it."""
         if answer.searched:
             return True
@@ -306,49 +276,21 @@ class Engine:
         return logits
 
     def _write(self, ticket: int, piece: Piece, logits: Tensor) -> list[Delta]:
-        """Choose the tokens behind a piece from its logits, shape (answers, V), up to one that was not guessed."""
+        """The tokens behind a piece, from its logits, shape (answers, V), up to an end or one that was not guessed."""
         deltas: list[Delta] = []
         guesses = piece.ids[len(piece.ids) - piece.answers + 1 :]
         for following, guess in itertools.zip_longest(logits, guesses):
-            deltas.append(self._write_token(ticket, following))
-            if deltas[-1].finish or deltas[-1].tokens[0].id != guess:
+            deltas.append(self._answers[ticket].write(following))
+            if deltas[-1].finish:
+                break
+            self._texts[piece.row].append(deltas[-1].tokens[0].id)
+            if deltas[-1].tokens[0].id != guess:
                 break
         cache = self.reader.cache
         cache.truncate(piece.row, cache.lengths[piece.row] - (piece.answers - len(deltas)))
+        if deltas and deltas[-1].finish:
+            self.cancel(ticket)
         return deltas
-
-    def _write_token(self, ticket: int, logits: Tensor) -> Delta:
-        """Choose a text's next token from its logits, shape (V,), and free its row if it was the last."""
-        answer = self._answers[ticket]
-        chosen = answer.sampler(logits)
-        if chosen in answer.ends:
-            self.cancel(ticket)
-            return Delta(answer.text.end(), (), "stop")
-        token = self._token(chosen, logits, answer.request.logprobs)
-        text = answer.text.feed(token.bytes)
-        answer.written += 1
-        finish: Finish | None = None
-        if answer.text.stopped:
-            finish = "stop"
-        elif answer.written == answer.request.max_tokens:
-            finish = "length"
-            text += answer.text.end()
-        if finish is None:
-            self._texts[answer.row].append(chosen)
-            if answer.draft is not None:
-                answer.draft.add(chosen)
-        else:
-            self.cancel(ticket)
-        return Delta(text, (token,), finish)
-
-    def _token(self, chosen: int, logits: Tensor, alternatives: int | None) -> Token:
-        """A token with what was asked about it."""
-        spelled = self.tokenizer.decode_bytes([chosen])
-        if alternatives is None:
-            return Token(chosen, spelled)
-        logprobs = logits.double().log_softmax(dim=-1)
-        best, ids = logprobs.topk(min(alternatives, len(logprobs)))
-        return Token(chosen, spelled, logprobs[chosen].item(), tuple(zip(ids.tolist(), best.tolist(), strict=True)))
 
     def _newest(self, window: list[int]) -> list[int]:
         """What stays of a text that the context cannot hold."""
