@@ -43,6 +43,7 @@ def ours(folder: Path, precision: str, batch: int) -> Writer:
     from gpt2.generation.request import Request, Sampling
 
     engine = open_engine(folder, torch.device("cpu"), precision, batch)
+    engine.reader.drafts = False  # random weights go in circles, which would be guessed
     no_end = Sampling(temperature=0, logit_bias={engine.tokenizer.end_of_text: -100.0})
 
     def write(rows: list[list[int]], new: int) -> None:

@@ -38,7 +38,7 @@ def pieces_of(row_lengths: list[list[int]]) -> list[list[Piece]]:
     ids = torch.Generator().manual_seed(2)
     return [
         [
-            Piece(row, torch.randint(0, SIZES.vocab_size, (length,), generator=ids).tolist(), answer=True)
+            Piece(row, torch.randint(0, SIZES.vocab_size, (length,), generator=ids).tolist(), answers=1)
             for row, length in enumerate(lengths)
             if length
         ]
@@ -101,7 +101,7 @@ def test_compiled_reading_gives_the_same_bits_beside_others_in_any_pieces_and_wi
             torch.set_num_threads(1)
             assert torch.equal(at_once, torch.cat([alone.read([piece]) for piece in pieces]))
             for piece, expected_bits in zip(pieces, at_once, strict=True):
-                each = [one_by_one.read([Piece(piece.row, [token], answer=True)]) for token in piece.ids]
+                each = [one_by_one.read([Piece(piece.row, [token], answers=1)]) for token in piece.ids]
                 assert torch.equal(each[-1][0], expected_bits)
     finally:
         torch.set_num_threads(threads)

@@ -1,7 +1,8 @@
 """The engine: requests in, tokens out. The one loop in this project that lets a model write.
 
 Many texts are written side by side: `admit` takes a request where a row of the cache is free, `step` gives every
-running text its next token, and requests come and go between steps (continuous batching, Yu et al. 2022, "Orca").
+running text its next token, and requests come and go between steps (continuous batching, Yu et al. 2022, "Orca"). A
+text that repeats itself is given several at once, which are those that it would have been given one by one.
 Above that are conveniences for one text at a time: ids, pieces of text, a string.
 """
 
@@ -9,15 +10,14 @@ import contextlib
 import itertools
 import math
 from collections.abc import Collection, Generator, Iterable, Sequence
-from dataclasses import dataclass
 
 from torch import Tensor
 
 from gpt2.errors import CheckpointError
+from gpt2.generation.answer import Answer
+from gpt2.generation.drafting import TOKENS
 from gpt2.generation.reader import Piece, Reader
-from gpt2.generation.request import Delta, Finish, Request, Sampling, Token
-from gpt2.generation.sampling import Sampler
-from gpt2.generation.stream import TextStream
+from gpt2.generation.request import Delta, Request, Sampling
 from gpt2.model.gpt2 import GPT2
 from gpt2.tokenizer.base import Tokenizer
 
@@ -29,20 +29,6 @@ BORROWED = 16
 """Tokens that a prompt has in common with another text at least, to be copied from it; fewer are read as fast."""
 
 
-@dataclass(slots=True)
-class _Answer:
-    """A request on its way, in a row of the cache."""
-
-    row: int
-    request: Request
-    sampler: Sampler
-    text: TextStream
-    ends: frozenset[int]
-    written: int = 0
-    searched: bool = False
-    """Whether other texts were searched for the beginning of this prompt."""
-
-
 class Engine:
     """A model and its tokenizer, ready to write up to `slots` texts at once.
 
@@ -51,7 +37,8 @@ class Engine:
     full, its newest three quarters are read anew from position 0, and writing goes on from there.
 
     An answer does not depend on what else is being written: each row has its own past, positions, sampler and random
-    numbers. What remains is rounding: matrix products of another batch size may differ in the last bit.
+    numbers. What remains is rounding: matrix products of another batch size may differ in the last bit. Where the
+    reader's do not, guesses are read behind the last token of a text, and as many are kept as were chosen anyway.
 
     The model may be in the midst of training: it is as before whenever the caller has the word. An engine belongs to
     one thread.
@@ -77,7 +64,7 @@ class Engine:
             )
         self.reader = Reader(self.model, slots) if reader is None else reader
         self._tickets = itertools.count()
-        self._answers: dict[int, _Answer] = {}  # by ticket: the oldest first
+        self._answers: dict[int, Answer] = {}  # by ticket: the oldest first
         self._free = list(range(slots))  # rows, the one that was free for longest first
         # The text in the model's window, by row. As many ids as the cache has tokens of the row have been read; in a
         # free row they stay, for a prompt that begins likewise.
@@ -116,13 +103,7 @@ class Engine:
         cache.truncate(row, min(_common(self._texts[row], text[:-1]), cache.lengths[row]))
         self._texts[row] = text
         ticket = next(self._tickets)
-        self._answers[ticket] = _Answer(
-            row,
-            request,
-            Sampler(request.sampling, text, self.tokenizer.vocab_size),
-            TextStream(request.stop),
-            request.stop_ids | {self.tokenizer.end_of_text},
-        )
+        self._answers[ticket] = Answer(request, row, text, self.tokenizer, self.reader.drafts)
         return ticket
 
     def cancel(self, ticket: int) -> None:
@@ -134,13 +115,13 @@ class Engine:
             self._free.append(row)
 
     def step(self) -> list[tuple[int, Delta]]:
-        """Read what is to be read, and write one token of every text whose prompt has been read.
+        """Read what is to be read, and write a token of every text whose prompt has been read, or several.
 
         Of prompts about 256 tokens are read in a step, first come, first served.
 
         Returns:
-            What was added, with tickets. A text that is still being read is not there; one that has finished is
-            there for the last time.
+            What was added, token by token, with tickets. A text that is still being read is not there; one that has
+            finished is there for the last time.
 
         Raises:
             CheckpointError: the model's answer is no number. All requests are cancelled.
@@ -150,10 +131,11 @@ class Engine:
             if answer.request.max_tokens == 0:
                 self.cancel(ticket)
                 deltas.append((ticket, Delta("", (), "length")))
-        pieces = self._pieces()
+        pieces = self._with_guesses(self._pieces())
         if pieces:
-            logits = iter(self._read([piece for _, piece in pieces]))
-            deltas += [(ticket, self._write(ticket, next(logits))) for ticket, piece in pieces if piece.answer]
+            logits = self._read([piece for _, piece in pieces]).split([piece.answers for _, piece in pieces])
+            for (ticket, piece), own in zip(pieces, logits, strict=True):
+                deltas += [(ticket, delta) for delta in self._write(ticket, piece, own)]
         return deltas
 
     def run(self, requests: Iterable[Request]) -> Generator[tuple[int, Delta], None, None]:
@@ -240,10 +222,23 @@ class Engine:
                 room -= unread
             end = cache.lengths[row] + unread
             ids = self._texts[row][cache.lengths[row] : end]
-            pieces.append((ticket, Piece(row, ids, answer=end == len(self._texts[row]))))
+            pieces.append((ticket, Piece(row, ids, answers=int(end == len(self._texts[row])))))
         return pieces
 
-    def _borrow(self, answer: _Answer) -> bool:
+    def _with_guesses(self, pieces: list[tuple[int, Piece]]) -> list[tuple[int, Piece]]:
+        """The same with guesses behind the last tokens of texts, where a step is short enough for them to pay."""
+        room = TOKENS - sum(len(piece.ids) for _, piece in pieces)
+        guessed: list[tuple[int, Piece]] = []
+        for ticket, piece in pieces:
+            if piece.answers and len(piece.ids) == 1:
+                most = min(room, self.context_length - len(self._texts[piece.row]))
+                ids = [*piece.ids, *self._answers[ticket].guess(len(pieces), most)]
+                room -= len(ids) - 1
+                piece = Piece(piece.row, ids, answers=len(ids))
+            guessed.append((ticket, piece))
+        return guessed
+
+    def _borrow(self, answer: Answer) -> bool:
         """Copy the beginning of a prompt from a text that has it; False if that is just being read: wait for it."""
         if answer.searched:
             return True
@@ -261,7 +256,7 @@ class Engine:
         return True
 
     def _read(self, pieces: list[Piece]) -> Tensor:
-        """Logits of the tokenizer's ids, shape (pieces that want them, V)."""
+        """Logits of the tokenizer's ids, shape (wanted, V)."""
         try:
             # A model may have more rows than its tokenizer has ids, for alignment; those mean nothing.
             logits = self.reader.read(pieces)[..., : self.tokenizer.vocab_size]
@@ -280,36 +275,22 @@ class Engine:
             raise
         return logits
 
-    def _write(self, ticket: int, logits: Tensor) -> Delta:
-        """Choose a text's next token from its logits, shape (V,), and free its row if it was the last."""
-        answer = self._answers[ticket]
-        chosen = answer.sampler(logits)
-        if chosen in answer.ends:
+    def _write(self, ticket: int, piece: Piece, logits: Tensor) -> list[Delta]:
+        """The tokens behind a piece, from its logits, shape (answers, V), up to an end or one that was not guessed."""
+        deltas: list[Delta] = []
+        guesses = piece.ids[len(piece.ids) - piece.answers + 1 :]
+        for following, guess in itertools.zip_longest(logits, guesses):
+            deltas.append(self._answers[ticket].write(following))
+            if deltas[-1].finish:
+                break
+            self._texts[piece.row].append(deltas[-1].tokens[0].id)
+            if deltas[-1].tokens[0].id != guess:
+                break
+        cache = self.reader.cache
+        cache.truncate(piece.row, cache.lengths[piece.row] - (piece.answers - len(deltas)))
+        if deltas and deltas[-1].finish:
             self.cancel(ticket)
-            return Delta(answer.text.end(), (), "stop")
-        token = self._token(chosen, logits, answer.request.logprobs)
-        text = answer.text.feed(token.bytes)
-        answer.written += 1
-        finish: Finish | None = None
-        if answer.text.stopped:
-            finish = "stop"
-        elif answer.written == answer.request.max_tokens:
-            finish = "length"
-            text += answer.text.end()
-        if finish is None:
-            self._texts[answer.row].append(chosen)
-        else:
-            self.cancel(ticket)
-        return Delta(text, (token,), finish)
-
-    def _token(self, chosen: int, logits: Tensor, alternatives: int | None) -> Token:
-        """A token with what was asked about it."""
-        spelled = self.tokenizer.decode_bytes([chosen])
-        if alternatives is None:
-            return Token(chosen, spelled)
-        logprobs = logits.double().log_softmax(dim=-1)
-        best, ids = logprobs.topk(min(alternatives, len(logprobs)))
-        return Token(chosen, spelled, logprobs[chosen].item(), tuple(zip(ids.tolist(), best.tolist(), strict=True)))
+        return deltas
 
     def _newest(self, window: list[int]) -> list[int]:
         """What stays of a text that the context cannot hold."""

@@ -6,6 +6,7 @@ reading in small models. Where the processor has no wide products, long pieces s
 
 import ctypes
 import hashlib
+import itertools
 import mmap
 import os
 import shutil
@@ -25,6 +26,8 @@ from gpt2.model.gpt2 import GPT2
 
 SOURCE = Path(__file__).with_name("native.cpp")
 OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-shared", "-fPIC")
+BEYOND_CACHES = 2**26
+"""Bytes of weights that come from memory for each reading: tokens beside one cost little. In caches, each costs."""
 PRECISIONS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
 
@@ -101,29 +104,34 @@ class NativeReader(Reader):
         )
         self._precision_number = PRECISIONS[model.wte.weight.dtype]
         self.most_tokens: int = library.most_tokens(self._precision_number)
+        size = sum(tensor.numel() * tensor.element_size() for tensor in self._tensors.values())
+        self.drafts = size > BEYOND_CACHES
 
     def _read(self, pieces: Sequence[Piece]) -> Tensor:
         short = [piece for piece in pieces if len(piece.ids) <= self.most_tokens]
         if len(short) == len(pieces):
             return self._read_short(pieces)
-        answered = (piece.row for piece in short if piece.answer)
-        answers = dict(zip(answered, self._read_short(short), strict=True)) if short else {}
+        parts = self._read_short(short).split([piece.answers for piece in short]) if short else ()
+        answers = dict(zip((piece.row for piece in short), parts, strict=True))
         for piece in pieces:
             if len(piece.ids) > self.most_tokens:
                 answers |= self._read_batch([piece])
-        rows = [answers[piece.row].float() for piece in pieces if piece.answer]
-        return torch.stack(rows) if rows else torch.empty(0)
+        found = [answers[piece.row].float() for piece in pieces if piece.answers]
+        return torch.cat(found) if found else torch.empty(0)
 
     def _read_short(self, pieces: Sequence[Piece]) -> Tensor:
-        """Read pieces of any lengths at once: logits of those that want them, shape (such pieces, V)."""
+        """Read pieces of any lengths at once: the logits that are wanted, shape (wanted, V)."""
         lengths = self.cache.lengths
         ids = np.array([token for piece in pieces for token in piece.ids], dtype=np.int32)
         rows = np.array([piece.row for piece in pieces for _ in piece.ids], dtype=np.int32)
         positions = np.array(
             [lengths[piece.row] + place for piece in pieces for place in range(len(piece.ids))], dtype=np.int32
         )
-        ends = np.cumsum([len(piece.ids) for piece in pieces]) - 1
-        wanted = np.array([end for piece, end in zip(pieces, ends, strict=True) if piece.answer], dtype=np.int32)
+        ends = itertools.accumulate(len(piece.ids) for piece in pieces)
+        wanted = np.array(
+            [place for piece, end in zip(pieces, ends, strict=True) for place in range(end - piece.answers, end)],
+            dtype=np.int32,
+        )
         assert positions.max() < self.cache.capacity, (
             f"{positions.max() + 1} tokens in a cache of {self.cache.capacity}"
         )

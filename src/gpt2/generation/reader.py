@@ -17,8 +17,8 @@ class Piece(NamedTuple):
     row: int
     ids: Sequence[int]
     """At least one."""
-    answer: bool
-    """Whether the logits of what follows the last id are wanted."""
+    answers: int
+    """Of how many of the last ids the logits of what follows are wanted."""
 
 
 class Reader:
@@ -32,6 +32,9 @@ class Reader:
         rows: texts side by side.
     """
 
+    drafts = False
+    """Whether a few tokens more cost little, and change no number of the others, not even in the last bit."""
+
     def __init__(self, model: GPT2, rows: int) -> None:
         self.model = model
         self.cache = model.new_cache(rows)
@@ -40,7 +43,7 @@ class Reader:
         """Read pieces of different rows; the cache advances.
 
         Returns:
-            Logits of the pieces that want them, in their order: shape (pieces, V), float32 on the CPU.
+            The logits that are wanted, in the order of pieces and ids: shape (wanted, V), float32 on the CPU.
         """
         # Both contexts end with this reading: whoever held them while the caller runs would leave a training loop
         # without dropout and without gradients.
@@ -54,19 +57,21 @@ class Reader:
         for batch in [single, *([piece] for piece in pieces if len(piece.ids) > 1)]:
             if batch:
                 answers |= self._read_batch(batch)
-        rows = [answers[piece.row] for piece in pieces if piece.answer]
-        return torch.stack(rows).to("cpu", torch.float32) if rows else torch.empty(0)
+        found = [answers[piece.row] for piece in pieces if piece.answers]
+        return torch.cat(found).to("cpu", torch.float32) if found else torch.empty(0)
 
     def _read_batch(self, batch: Sequence[Piece]) -> dict[int, Tensor]:
-        """Read pieces of one length at once: row → logits, shape (V,), of those that want them."""
+        """Read pieces of one length at once: row → logits, shape (answers, V), of those that want them."""
         rows = [piece.row for piece in batch]
         tokens = torch.tensor([list(piece.ids) for piece in batch], device=self.model.wpe.weight.device)  # (B, T)
-        last = self.model.hidden_states(tokens, self.cache, rows)[:, -1]  # (B, C)
+        hidden = self.model.hidden_states(tokens, self.cache, rows)  # (B, T, C)
         self.cache.advance(tokens.shape[1], rows)
-        wanted = [place for place, piece in enumerate(batch) if piece.answer]
+        wanted = [(place, piece) for place, piece in enumerate(batch) if piece.answers]
         if not wanted:
             return {}
-        return dict(zip((rows[place] for place in wanted), self.model.logits(last[wanted]), strict=True))
+        logits = self.model.logits(torch.cat([hidden[place, -piece.answers :] for place, piece in wanted]))
+        parts = logits.split([piece.answers for _, piece in wanted])
+        return dict(zip((piece.row for _, piece in wanted), parts, strict=True))
 
 
 @contextlib.contextmanager

@@ -120,12 +120,12 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What a step added to an answer. Texts of all deltas, joined, are the answer."""
+    """What a token added to an answer. Texts of all deltas, joined, are the answer."""
 
     text: str
     """What has become certain: whole characters; what may yet become a stop string is held back."""
     tokens: tuple[Token, ...]
-    """All tokens written in this step, whether or not their text is held back or ends up in a stop string."""
+    """The token, whether or not its text is held back or ends up in a stop string; none, if the model ended it."""
     finish: Finish | None = None
     """Set in the last delta of an answer. stop: the model ended it, or a stop string or id; length: max_tokens."""
 

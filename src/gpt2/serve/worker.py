@@ -1,8 +1,8 @@
 """The thread that owns the engine. Nobody else touches it: handlers send messages in and get deltas back.
 
-Between two tokens the thread reads its messages, so a request that was given up costs one token at most. Places go to
+Between two steps the thread reads its messages, so a request that was given up costs one step at most. Places go to
 the client that has the fewest, then by arrival; how many answers may run and wait is bounded, for all and for each.
-Other work on the model is done here, too, a piece between two tokens.
+Other work on the model is done here, too, a piece between two steps.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class Engine(Protocol):
         ...
 
     def step(self) -> list[tuple[int, Delta]]:
-        """Write a token of every request: ticket and what is new."""
+        """Write a token of every request, or several: ticket and what is new, token by token."""
         ...
 
     def cancel(self, ticket: int) -> None:
