@@ -45,7 +45,13 @@ def test_running_text_in_a_table_is_cut_and_takes_nothing_from_the_numbers(capsy
 
 
 def test_a_poem_stays_a_poem(capsys: pytest.CaptureFixture[str]) -> None:
-    print_growth({"prompt": "Ode", "checkpoints": [{"step": 1200, "loss": 2.5, "text": "\nto night\n  and day\n"}]})
+    print_growth(
+        {
+            "prompt": "Ode",
+            "asked": False,
+            "checkpoints": [{"step": 1200, "loss": 2.5, "text": "\nto night\n  and day\n"}],
+        }
+    )
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
         "After 'Ode'",
         "",

@@ -56,7 +56,7 @@ def print_look(view: dict[str, Any]) -> None:
 def print_growth(view: dict[str, Any]) -> None:
     """What each checkpoint wrote, the oldest first, as it wrote it."""
     where = results()
-    where.print(Text(f"After {view['prompt']!r}", style="bold"))
+    where.print(Text(f"{'To' if view['asked'] else 'After'} {view['prompt']!r}", style="bold"))
     for at in view["checkpoints"]:
         loss = "" if at["loss"] is None else f", validation loss {at['loss']:.4f}"
         where.print(Text(f"\nstep {at['step']:,}{loss}", style="dim"))

@@ -267,7 +267,7 @@ export function drawGrowth(root, view) {
   function update() {
     const at = view.checkpoints[Number(input.value)];
     label.textContent = `step ${at.step.toLocaleString("en")}` + (at.loss === null ? "" : `, validation loss ${at.loss.toFixed(4)}`);
-    answer.replaceChildren(view.prompt, make("mark", { textContent: at.text }));
+    answer.replaceChildren(view.prompt, view.asked ? "\n" : "", make("mark", { textContent: at.text }));
     bars.replaceChildren(...at.guesses.flatMap(([text, share]) => [
       make("span", { className: "word", textContent: visible(text) }),
       make("progress", { max: 1, value: share, aria: { label: `probability of ${visible(text)}` } }),
