@@ -293,12 +293,12 @@ def test_whatever_comes_is_text(opened: Callable[..., Page]) -> None:
 
 @pytest.mark.slow
 def test_ten_thousand_tokens(opened: Callable[..., Page]) -> None:
-    text = ("snow ☃ " * 2000)[: 10_000 - 4000].encode()
+    text = ("snow ☃ " * 1111 + "!").encode()  # a token is a byte here
     with serving(FakeEngine(says=lambda request: text), context_length=30_000) as running:
         page = opened(running)
         page.get_by_label("Tokens at most").fill("10000")
         ask(page, "much")
-        expect(page.locator("#status")).to_contain_text("tokens in", timeout=60_000)
+        expect(page.locator("#status")).to_contain_text("10000 tokens in", timeout=60_000)
         assert messages(page).nth(1).text_content() == text.decode()
         assert page.evaluate("innerHeight + scrollY >= document.documentElement.scrollHeight - 2")  # it followed
 
@@ -357,6 +357,30 @@ def test_it_goes_on_from_the_cursor_and_takes_alternatives(opened: Callable[...,
         page.get_by_role("button", name="the end of the text").click()
         expect(field).to_have_value("one two")
         assert len(engine.seen) == 2  # nothing was written
+
+
+def test_alternatives_are_seen_wherever_the_token_stands(opened: Callable[..., Page]) -> None:
+    engine = FakeEngine(alternatives=((ord("X"), -1.5),), says=lambda request: b"a line\n" * 40)
+    with serving(engine, context_length=1000) as running:
+        page = opened(running)
+        page.set_viewport_size({"width": 390, "height": 700})
+        page.get_by_text("Settings", exact=True).click()
+        page.get_by_label("Tokens at most").fill("400")
+        field = complete(page, "one ")
+        page.keyboard.press("Control+Enter")
+        expect(page.locator("#status")).to_contain_text("tokens in")
+        page.get_by_text("Settings", exact=True).click()
+        field.focus()
+        field.evaluate("field => field.setSelectionRange(5, 5)")
+        token, panel = (
+            f"document.querySelector('{name}').getBoundingClientRect()" for name in (".chosen", "#alternatives")
+        )
+        for _ in range(25):
+            before = page.evaluate(f"{token}.top + scrollY")
+            page.keyboard.press("ArrowDown")
+            page.wait_for_function(f"before => {token}.top + scrollY > before", arg=before)
+            page.wait_for_function(f"() => 0 <= {token}.top && {token}.bottom <= {panel}.top")
+            expect(page.locator("#alternatives")).to_be_in_viewport(ratio=1)
 
 
 def test_what_is_typed_over_is_no_longer_the_models(opened: Callable[..., Page]) -> None:
@@ -419,9 +443,9 @@ def test_the_colours_lie_behind_their_letters(opened: Callable[..., Page]) -> No
         for number in (3, 30, 70, 115, 140, 200, 300, 380):
             if not tokens.nth(number).text_content().strip():
                 number += 1
+            tokens.nth(number).evaluate("token => token.scrollIntoView()")  # from behind the alternatives
             click_token(page, number)
-            assert page.locator("#complete-colours .chosen").text_content() == tokens.nth(number).text_content()
-            assert tokens.nth(number).evaluate("token => token.classList.contains('chosen')"), number
+            expect(tokens.nth(number)).to_have_class("token chosen")
 
 
 # ---- look inside -----------------------------------------------------------------------------------------------------
@@ -521,6 +545,23 @@ def test_nothing_is_wider_than_a_phone(real: Running, opened: Callable[..., Page
     for tab in ("Chat", "Complete", "Look inside"):
         page.get_by_role("tab", name=tab).click()
         assert page.evaluate("document.documentElement.scrollWidth") == 360, tab
+
+
+def test_what_is_said_in_several_lines_hides_no_button(real: Running, opened: Callable[..., Page]) -> None:
+    page = opened(real, "400 (Bad Request)")
+    page.set_viewport_size({"width": 360, "height": 640})
+    page.get_by_text("Settings", exact=True).click()
+    page.get_by_label("Tokens at most").fill("9")
+    page.get_by_text("Settings", exact=True).click()
+    for number in range(1, 5):
+        ask(page, "Why?")
+        expect(messages(page)).to_have_count(2 * number)
+        expect(page.locator("#status")).to_contain_text("tokens in")
+    ask(page, "much " * 500)
+    expect(page.locator("#status")).to_contain_text("does not fit")
+    page.evaluate("scrollTo(0, 0)")
+    page.wait_for_function("""() => document.getElementById("chat-keys").getBoundingClientRect().bottom
+        <= document.getElementById("status").getBoundingClientRect().top""")
 
 
 def test_tabs_by_arrows(real: Running, opened: Callable[..., Page]) -> None:
