@@ -480,6 +480,16 @@ def test_a_look_inside_is_drawn(real: Running, opened: Callable[..., Page]) -> N
     assert page.locator("#inside-view .big").evaluate(
         "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean)"
     )
+    looked = page.locator("#inside-view")
+    numbers = looked.locator(".bars span:not(.word)")
+    moved = "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input')); }"
+    looked.get_by_role("slider", name="Top p").evaluate(moved, 1)
+    whole = [float(text) for text in numbers.all_text_contents()]
+    looked.get_by_role("slider", name="Top k").evaluate(moved, 2)
+    kept = [float(text) for text in numbers.all_text_contents()]
+    expect(looked.locator(".bars span.out:not(.word)")).to_have_count(18)
+    assert kept[2:] == whole[2:]  # struck out, with what they would have had
+    assert kept[:2] == pytest.approx([share / sum(whole[:2]) for share in whole[:2]], abs=0.01)
     page.get_by_role("tab", name="Chat").click()
     ask(page, "Why?")
     page.get_by_role("tab", name="Look inside").click()  # while it is written: looks when that has ended
