@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -99,6 +100,28 @@ def test_a_table_becomes_a_chatbot(
     again = cli("tune", "support", "faq.csv", "--run", "further", *FEW)  # its marks are there already
     assert again.code == 0, again.err
     assert load_model(workplace / "runs/further/best").config.vocab_size == tokenizer.vocab_size
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_talks_of_several_turns_begun_by_a_system_message(
+    cli: Cli, workplace: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = (
+        ("system", "Be brief."),
+        ("user", "Where is {}?"),
+        ("assistant", "Here."),
+        ("user", "Now?"),
+        ("assistant", "No."),
+    )
+    talks = [[{"role": role, "content": text.format(n)} for role, text in said] for n in range(30)]
+    (workplace / "talks.jsonl").write_text("\n".join(json.dumps({"messages": talk}) for talk in talks))
+    answer = cli("tune", "base", "talks.jsonl", "--run", "talks", *FEW)
+    assert answer.code == 0, answer.err
+    sample = json.loads((workplace / "runs/talks/samples.jsonl").read_text().splitlines()[0])
+    assert re.fullmatch(r"Be brief\.\nWhere is \d+\?", sample["prompt"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Where is 5?\nNow?\nAnd now?\n"))
+    answer = cli("chat", "talks", "--system", "Be brief.", "--max-tokens", "4")
+    assert "The model forgot the oldest turn: it was tuned on conversations of 2 turns at most." in answer.err
 
 
 @pytest.mark.usefixtures("no_pictures")

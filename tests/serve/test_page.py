@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +13,8 @@ import pytest
 
 from gpt2.generation.engine import Engine
 from gpt2.generation.request import Request
+from gpt2.inspection.document import html
+from gpt2.inspection.view import look
 from gpt2.recipes.inspector import EngineInspector
 from tests.serve import tiny
 from tests.serve.fake import BYTES, FakeEngine
@@ -43,7 +46,7 @@ def opened(browser: Any) -> Iterator[Callable[..., Page]]:
     expected: list[str] = []
     contexts: list[Any] = []
 
-    def open_page(running: Running, failures: str = "", **options: Any) -> Page:
+    def open_page(running: Running | None, failures: str = "", address: str = "", **options: Any) -> Page:
         context = browser.new_context(viewport={"width": 1100, "height": 800}, reduced_motion="reduce", **options)
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         contexts.append(context)
@@ -53,15 +56,14 @@ def opened(browser: Any) -> Iterator[Callable[..., Page]]:
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
-        page.goto(running.url)
-        hosts.discard(urlsplit(running.url).netloc)
+        page.goto(running.url if running else address)
         return page
 
     yield open_page
     for context in contexts:
         context.close()
     assert [text for text in complaints if not any(words and words in text for words in expected)] == []
-    assert all(re.fullmatch(r"127\.0\.0\.1:\d+", host) for host in hosts)
+    assert all(re.fullmatch(r"127\.0\.0\.1:\d+|", host) for host in hosts), hosts  # a file has none
 
 
 def asked(request: Request) -> str:
@@ -497,6 +499,33 @@ def test_a_look_inside_is_drawn(real: Running, opened: Callable[..., Page]) -> N
     assert "".join(tokens.all_text_contents()[:11]) == "<|endoftext|>Q:␣Why?⏎A:"
     tokens.nth(1).click()
     expect(page.locator("#inside-view .about")).to_contain_text("id 81")
+
+
+def test_pages_that_stand_alone(opened: Callable[..., Page], tmp_path: Path) -> None:
+    model, ids = tiny.tiny_model(), list(b"<script>alert(1)</script> and why")
+    view = look(model, BYTES, ids, written=4) | {"origins": None, "name": "</title>one"}
+    grown = [{"step": n, "loss": 3.0 - n, "text": f"<b>{n}</b>", "guesses": [("a", 0.25 * n)]} for n in (1, 2)]
+    growth = {"name": "two", "prompt": "Why?", "asked": True, "checkpoints": grown}
+    for name, drawn in (("look", view), ("growth", growth)):
+        (tmp_path / f"{name}.html").write_text(html(drawn), encoding="utf-8")
+    page = opened(None, address=(tmp_path / "look.html").as_uri())
+    expect(page.get_by_role("heading", level=1)).to_have_text("</title>one: a look inside")
+    tokens = page.locator(".token")
+    assert "".join(tokens.all_text_contents()).replace("␣", " ") == bytes(ids).decode()
+    tokens.nth(3).click()
+    expect(page.locator(".about")).to_contain_text("Token 4 of 33: “r”, id 114; probability")
+    page.get_by_label("Layer 1, head 2").click()
+    expect(page.get_by_role("img")).to_have_attribute("aria-label", "Attention of layer 1, head 2")
+    assert serious(page) == []
+
+    page.goto((tmp_path / "growth.html").as_uri())
+    expect(page.locator("output")).to_have_text("step 2, validation loss 1.0000")
+    expect(page.locator("blockquote")).to_have_text("Why?\n<b>2</b>")
+    page.get_by_label("Checkpoint").press("ArrowLeft")
+    expect(page.locator("output")).to_have_text("step 1, validation loss 2.0000")
+    expect(page.locator("blockquote")).to_have_text("Why?\n<b>1</b>")
+    expect(page.locator("progress")).to_have_attribute("value", "0.25")
+    assert serious(page) == []
 
 
 # ---- for all ---------------------------------------------------------------------------------------------------------
