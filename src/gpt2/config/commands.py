@@ -81,9 +81,9 @@ class ExplainSettings(SamplingSettings):
 
     run: str = Field(description="name of a run, or a folder: of a run, a checkpoint, any GPT-2 model")
     prompt: str = Field(
-        default="", description="text to look at; a model that answers is asked it; without it, a new document"
+        default="", description="text to look at; of a tuned model, what it is asked; without it, a new document"
     )
-    plain: bool = Field(default=False, description="the prompt is running text, also for a model that answers")
+    plain: bool = Field(default=False, description="the prompt is running text, also for a tuned model")
     max_tokens: Annotated[int, Field(ge=0)] = Field(
         default=24, description="tokens that the model writes on before it is looked at; 0: none"
     )

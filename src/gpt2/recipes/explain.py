@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from gpt2.chat.template import Format, chat_format
+from gpt2.chat.template import RoleFormat
 from gpt2.config.commands import ExplainSettings
 from gpt2.console import progress, say, warn
 from gpt2.errors import CheckpointError, RunError
@@ -15,18 +15,18 @@ from gpt2.generation.load import open_engine
 from gpt2.generation.request import Sampling
 from gpt2.inspection.document import html
 from gpt2.inspection.view import look, origins, softmax_of, spell
-from gpt2.recipes.chat import template_of
 from gpt2.recipes.explained import SHOWN, print_growth, print_look
 from gpt2.recipes.inspector import names_of, training_text
 from gpt2.runtime import pick_device
 from gpt2.tokenizer.base import cannot_spell, well_formed
+from gpt2.tokenizer.roles import roles_of
 from gpt2.training.checkpoint import (
-    OpenedCheckpoint,
     find_run,
     list_checkpoints,
     open_checkpoint,
     step_of,
     validation_loss,
+    verify,
 )
 
 SEED = 0
@@ -68,7 +68,7 @@ def _look(settings: ExplainSettings, device: torch.device) -> dict[str, Any]:
     checkpoint = open_checkpoint(settings.run, settings.checkpoint)
     engine = open_engine(checkpoint.folder, device, settings.precision)
     tokenizer = engine.tokenizer
-    form = _form(settings, engine, checkpoint)
+    form = _form(settings, engine)
     prompt, written = _continued(settings, engine, form)
     ids = [*prompt, *written]
     view = look(engine.model, tokenizer, ids, len(written))
@@ -88,12 +88,12 @@ def _over_time(settings: ExplainSettings, device: torch.device) -> dict[str, Any
     with progress("Asking every checkpoint", total=len(list_checkpoints(run))) as advance:
         for folder in list_checkpoints(run):
             try:
-                checkpoint = open_checkpoint(str(folder))
+                verify(folder)
             except CheckpointError as error:
                 warn(error.what)
                 continue
             engine = open_engine(folder, device, settings.precision)
-            tokenizer, form = engine.tokenizer, _form(settings, engine, checkpoint)
+            tokenizer, form = engine.tokenizer, _form(settings, engine)
             prompt, written = _continued(settings, engine, form)
             expected = look(engine.model, tokenizer, prompt, 0)["tokens"][-1]
             shares = softmax_of(expected)
@@ -118,13 +118,13 @@ def _over_time(settings: ExplainSettings, device: torch.device) -> dict[str, Any
     return {"name": str(run), "prompt": settings.prompt, "asked": form is not None, "checkpoints": answers}
 
 
-def _form(settings: ExplainSettings, engine: Engine, checkpoint: OpenedCheckpoint) -> Format | None:
-    """How the prompt is written as a message; None: it is running text, as for every model that does not answer."""
-    form = chat_format(engine.tokenizer, template_of(checkpoint.settings))
-    return form if form.answers and settings.prompt and not settings.plain else None
+def _form(settings: ExplainSettings, engine: Engine) -> RoleFormat | None:
+    """How the prompt is written as a message; None: it is running text, as for every model that was not tuned."""
+    tuned = roles_of(engine.tokenizer) is not None
+    return RoleFormat() if tuned and settings.prompt and not settings.plain else None
 
 
-def _continued(settings: ExplainSettings, engine: Engine, form: Format | None) -> tuple[list[int], list[int]]:
+def _continued(settings: ExplainSettings, engine: Engine, form: RoleFormat | None) -> tuple[list[int], list[int]]:
     """The ids of the prompt, and of what the model writes on. Of no prompt: the mark that begins a document."""
     prompt, tokenizer = well_formed(settings.prompt), engine.tokenizer
     if lost := cannot_spell(tokenizer, prompt):

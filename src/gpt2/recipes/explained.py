@@ -111,5 +111,5 @@ def _cut(text: str, length: int) -> str:
 
 def shown(text: str) -> str:
     """A text on one line; where it is all white space, that is seen."""
-    text = printable(text).replace("\n", "⏎").replace("\t", "⇥")
-    return text if text.strip() else text.replace(" ", "·")
+    blank, text = not text.strip(), printable(text).replace("\n", "⏎").replace("\t", "⇥")
+    return text.replace(" ", "·") if blank else text
