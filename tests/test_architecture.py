@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from importlinter.cli import lint_imports
 
+from gpt2.cli import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src" / "gpt2").rglob("*.py"))
 
@@ -22,7 +24,7 @@ def test_a_file_holds_one_thing(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 330, "a file this long holds more than one noun"
 
 
-@pytest.mark.parametrize("command", ["", "train", "generate", "explain", "chat", "serve", "plot", "corpus", "plan"])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_loads_neither_torch_nor_matplotlib(command: str) -> None:
     code = (
         "import sys, json\nfrom gpt2.cli import main\n"

@@ -25,6 +25,7 @@ POSITIONAL = {
     "explain": ["run", "prompt"],
     "chat": ["run"],
     "serve": ["run"],
+    "export": ["run"],
     "plot": ["runs"],
     "corpus": ["folder"],
     "plan": [],

@@ -15,6 +15,7 @@ from gpt2.config.commands import (
     ChatSettings,
     CorpusSettings,
     ExplainSettings,
+    ExportSettings,
     GenerateSettings,
     PlanSettings,
     PlotSettings,
@@ -166,6 +167,13 @@ def _serve(argv: Sequence[str]) -> Ready:
     return partial(serve, settings)
 
 
+def _export(argv: Sequence[str]) -> Ready:
+    settings = validate(ExportSettings, command_line(ExportSettings, argv, "gpt2 export", positional=["run"]))
+    from gpt2.recipes.export import export
+
+    return partial(export, settings)
+
+
 def _plot(argv: Sequence[str]) -> Ready:
     settings = validate(PlotSettings, command_line(PlotSettings, argv, "gpt2 plot", positional=["runs"]))
     from gpt2.recipes.plot import plot
@@ -202,6 +210,7 @@ COMMANDS = {
     "chat": Command(_chat, ChatSettings),
     "explain": Command(_explain, ExplainSettings),
     "serve": Command(_serve, ServeSettings),
+    "export": Command(_export, ExportSettings),
     "plot": Command(_plot, PlotSettings),
     "corpus": Command(_corpus, CorpusSettings),
     "plan": Command(_plan, PlanSettings),

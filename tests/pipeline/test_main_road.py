@@ -142,8 +142,11 @@ def test_explain_in_the_terminal_as_a_page_and_over_time(cli: Cli, workplace: Pa
     data = re.search(r'id="view">(.*?)</script>', (workplace / "growth.html").read_text("utf-8"), re.S)
     assert data is not None
     assert [at["step"] for at in json.loads(data[1])["checkpoints"]] == [3, 6]
-    wrong = cli("explain", "one", "The", "--out", "absent/look.html")
-    assert (wrong.code, "no folder" in wrong.err) == (2, True)
+    for command in (("explain", "one", "The", "--out", "absent/look.html"), ("export", "one", "--out", "absent/one")):
+        wrong = cli(*command)
+        assert (wrong.code, "no folder" in wrong.err) == (2, True)
+    spelled = cli("export", "one")
+    assert (spelled.code, "no tokenizer such as char" in spelled.err) == (2, True)
 
 
 def test_several_answers_and_files_of_prompts(cli: Cli, workplace: Path) -> None:

@@ -3,10 +3,12 @@
 import io
 import json
 import math
+import re
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from tests.conftest import SMALL, Answer, make_text
 
 from gpt2.cli import main
 from gpt2.files import read_json
+from gpt2.inspection.view import look, spell
 from gpt2.tokenizer.roles import RoleTokenizer
 from gpt2.tokenizer.store import load_tokenizer
 from gpt2.training.checkpoint import pointed
@@ -80,6 +83,9 @@ def test_a_table_becomes_a_chatbot(
     assert read_json(run / "best" / "config.json")["eos_token_id"] == tokenizer.roles.end
     assert "add_generation_prompt" in read_json(run / "best" / "tokenizer_config.json")["chat_template"]
     assert cli("plot", "support").code == 0
+    exported = cli("export", "support")
+    assert (exported.code, "--jinja -m support.gguf" in exported.err) == (0, True), exported.err
+    assert (workplace / "support.gguf").read_bytes()[:4] == b"GGUF"
 
     monkeypatch.setattr(sys, "stdin", io.StringIO("Where is the cat?\n/system Be brief.\nAnd the dog?\n"))
     answer = cli("chat", "support", "--seed", "1", "--max-tokens", "4")
@@ -94,6 +100,56 @@ def test_a_table_becomes_a_chatbot(
     again = cli("tune", "support", "faq.csv", "--run", "further", *FEW)  # its marks are there already
     assert again.code == 0, again.err
     assert load_model(workplace / "runs/further/best").config.vocab_size == tokenizer.vocab_size
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_talks_of_several_turns_begun_by_a_system_message(
+    cli: Cli, workplace: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = (
+        ("system", "Be brief."),
+        ("user", "Where is {}?"),
+        ("assistant", "Here."),
+        ("user", "Now?"),
+        ("assistant", "No."),
+    )
+    talks = [[{"role": role, "content": text.format(n)} for role, text in said] for n in range(30)]
+    (workplace / "talks.jsonl").write_text("\n".join(json.dumps({"messages": talk}) for talk in talks))
+    answer = cli("tune", "base", "talks.jsonl", "--run", "talks", *FEW)
+    assert answer.code == 0, answer.err
+    sample = json.loads((workplace / "runs/talks/samples.jsonl").read_text().splitlines()[0])
+    assert re.fullmatch(r"Be brief\.\nWhere is \d+\?", sample["prompt"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Where is 5?\nNow?\nAnd now?\n"))
+    answer = cli("chat", "talks", "--system", "Be brief.", "--max-tokens", "4")
+    assert "The model forgot the oldest turn: it was tuned on conversations of 2 turns at most." in answer.err
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_look_inside_a_chatbot_is_at_a_message_and_at_a_text_if_wished(
+    cli: Cli, workplace: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli("tune", "base", "faq.csv", "--run", "support", *FEW).code == 0
+    tokenizer = load_tokenizer(workplace / "runs/support/best")
+    question = "Where is the cat?"
+    seen: list[tuple[str, int]] = []
+
+    def looked(_: object, __: object, ids: list[int], written: int) -> dict[str, Any]:
+        seen.append(("".join(spell(tokenizer, token) for token in ids[: len(ids) - written]), written))
+        return look(load_model(workplace / "runs/support/best"), tokenizer, ids, written)
+
+    monkeypatch.setattr("gpt2.recipes.explain.look", looked)
+    asked = cli("explain", "support", question, "--max-tokens", "3")
+    assert asked.code == 0 and "--plain" in asked.err, asked.err
+    read = cli("explain", "support", question, "--max-tokens", "3", "--plain")
+    assert read.code == 0 and "--plain" not in read.err, read.err
+    assert cli("explain", "base", question, "--max-tokens", "3").code == 0
+    grown = cli("explain", "support", question, "--max-tokens", "3", "--over-time")
+    assert f"To '{question}'" in grown.out
+    long = cli("explain", "support", "cat " * 90, "--max-tokens", "3")
+    assert long.code == 0, long.err
+    assert [text for text, _ in seen[:3]] == [f"<|user|>{question}<|end|><|assistant|>", question, question]
+    assert seen[0][1] <= 3
+    assert seen[-1][0].startswith("<|user|>") and seen[-1][0].endswith(" cat<|end|><|assistant|>")
 
 
 @pytest.mark.usefixtures("no_pictures")

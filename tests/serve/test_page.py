@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +13,8 @@ import pytest
 
 from gpt2.generation.engine import Engine
 from gpt2.generation.request import Request
+from gpt2.inspection.document import html
+from gpt2.inspection.view import look
 from gpt2.recipes.inspector import EngineInspector
 from tests.serve import tiny
 from tests.serve.fake import BYTES, FakeEngine
@@ -43,7 +46,7 @@ def opened(browser: Any) -> Iterator[Callable[..., Page]]:
     expected: list[str] = []
     contexts: list[Any] = []
 
-    def open_page(running: Running, failures: str = "", **options: Any) -> Page:
+    def open_page(running: Running | None, failures: str = "", address: str = "", **options: Any) -> Page:
         context = browser.new_context(viewport={"width": 1100, "height": 800}, reduced_motion="reduce", **options)
         context.grant_permissions(["clipboard-read", "clipboard-write"])
         contexts.append(context)
@@ -53,15 +56,14 @@ def opened(browser: Any) -> Iterator[Callable[..., Page]]:
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
-        page.goto(running.url)
-        hosts.discard(urlsplit(running.url).netloc)
+        page.goto(running.url if running else address)
         return page
 
     yield open_page
     for context in contexts:
         context.close()
     assert [text for text in complaints if not any(words and words in text for words in expected)] == []
-    assert all(re.fullmatch(r"127\.0\.0\.1:\d+", host) for host in hosts)
+    assert all(re.fullmatch(r"127\.0\.0\.1:\d+|", host) for host in hosts), hosts  # a file has none
 
 
 def asked(request: Request) -> str:
@@ -293,12 +295,12 @@ def test_whatever_comes_is_text(opened: Callable[..., Page]) -> None:
 
 @pytest.mark.slow
 def test_ten_thousand_tokens(opened: Callable[..., Page]) -> None:
-    text = ("snow ☃ " * 2000)[: 10_000 - 4000].encode()
+    text = ("snow ☃ " * 1111 + "!").encode()  # a token is a byte here
     with serving(FakeEngine(says=lambda request: text), context_length=30_000) as running:
         page = opened(running)
         page.get_by_label("Tokens at most").fill("10000")
         ask(page, "much")
-        expect(page.locator("#status")).to_contain_text("tokens in", timeout=60_000)
+        expect(page.locator("#status")).to_contain_text("10000 tokens in", timeout=60_000)
         assert messages(page).nth(1).text_content() == text.decode()
         assert page.evaluate("innerHeight + scrollY >= document.documentElement.scrollHeight - 2")  # it followed
 
@@ -357,6 +359,30 @@ def test_it_goes_on_from_the_cursor_and_takes_alternatives(opened: Callable[...,
         page.get_by_role("button", name="the end of the text").click()
         expect(field).to_have_value("one two")
         assert len(engine.seen) == 2  # nothing was written
+
+
+def test_alternatives_are_seen_wherever_the_token_stands(opened: Callable[..., Page]) -> None:
+    engine = FakeEngine(alternatives=((ord("X"), -1.5),), says=lambda request: b"a line\n" * 40)
+    with serving(engine, context_length=1000) as running:
+        page = opened(running)
+        page.set_viewport_size({"width": 390, "height": 700})
+        page.get_by_text("Settings", exact=True).click()
+        page.get_by_label("Tokens at most").fill("400")
+        field = complete(page, "one ")
+        page.keyboard.press("Control+Enter")
+        expect(page.locator("#status")).to_contain_text("tokens in")
+        page.get_by_text("Settings", exact=True).click()
+        field.focus()
+        field.evaluate("field => field.setSelectionRange(5, 5)")
+        token, panel = (
+            f"document.querySelector('{name}').getBoundingClientRect()" for name in (".chosen", "#alternatives")
+        )
+        for _ in range(25):
+            before = page.evaluate(f"{token}.top + scrollY")
+            page.keyboard.press("ArrowDown")
+            page.wait_for_function(f"before => {token}.top + scrollY > before", arg=before)
+            page.wait_for_function(f"() => 0 <= {token}.top && {token}.bottom <= {panel}.top")
+            expect(page.locator("#alternatives")).to_be_in_viewport(ratio=1)
 
 
 def test_what_is_typed_over_is_no_longer_the_models(opened: Callable[..., Page]) -> None:
@@ -419,9 +445,9 @@ def test_the_colours_lie_behind_their_letters(opened: Callable[..., Page]) -> No
         for number in (3, 30, 70, 115, 140, 200, 300, 380):
             if not tokens.nth(number).text_content().strip():
                 number += 1
+            tokens.nth(number).evaluate("token => token.scrollIntoView()")  # from behind the alternatives
             click_token(page, number)
-            assert page.locator("#complete-colours .chosen").text_content() == tokens.nth(number).text_content()
-            assert tokens.nth(number).evaluate("token => token.classList.contains('chosen')"), number
+            expect(tokens.nth(number)).to_have_class("token chosen")
 
 
 # ---- look inside -----------------------------------------------------------------------------------------------------
@@ -456,6 +482,16 @@ def test_a_look_inside_is_drawn(real: Running, opened: Callable[..., Page]) -> N
     assert page.locator("#inside-view .big").evaluate(
         "canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean)"
     )
+    looked = page.locator("#inside-view")
+    numbers = looked.locator(".bars span:not(.word)")
+    moved = "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input')); }"
+    looked.get_by_role("slider", name="Top p").evaluate(moved, 1)
+    whole = [float(text) for text in numbers.all_text_contents()]
+    looked.get_by_role("slider", name="Top k").evaluate(moved, 2)
+    kept = [float(text) for text in numbers.all_text_contents()]
+    expect(looked.locator(".bars span.out:not(.word)")).to_have_count(18)
+    assert kept[2:] == whole[2:]  # struck out, with what they would have had
+    assert kept[:2] == pytest.approx([share / sum(whole[:2]) for share in whole[:2]], abs=0.01)
     page.get_by_role("tab", name="Chat").click()
     ask(page, "Why?")
     page.get_by_role("tab", name="Look inside").click()  # while it is written: looks when that has ended
@@ -463,6 +499,33 @@ def test_a_look_inside_is_drawn(real: Running, opened: Callable[..., Page]) -> N
     assert "".join(tokens.all_text_contents()[:11]) == "<|endoftext|>Q:␣Why?⏎A:"
     tokens.nth(1).click()
     expect(page.locator("#inside-view .about")).to_contain_text("id 81")
+
+
+def test_pages_that_stand_alone(opened: Callable[..., Page], tmp_path: Path) -> None:
+    model, ids = tiny.tiny_model(), list(b"<script>alert(1)</script> and why")
+    view = look(model, BYTES, ids, written=4) | {"origins": None, "name": "</title>one"}
+    grown = [{"step": n, "loss": 3.0 - n, "text": f"<b>{n}</b>", "guesses": [("a", 0.25 * n)]} for n in (1, 2)]
+    growth = {"name": "two", "prompt": "Why?", "asked": True, "checkpoints": grown}
+    for name, drawn in (("look", view), ("growth", growth)):
+        (tmp_path / f"{name}.html").write_text(html(drawn), encoding="utf-8")
+    page = opened(None, address=(tmp_path / "look.html").as_uri())
+    expect(page.get_by_role("heading", level=1)).to_have_text("</title>one: a look inside")
+    tokens = page.locator(".token")
+    assert "".join(tokens.all_text_contents()).replace("␣", " ") == bytes(ids).decode()
+    tokens.nth(3).click()
+    expect(page.locator(".about")).to_contain_text("Token 4 of 33: “r”, id 114; probability")
+    page.get_by_label("Layer 1, head 2").click()
+    expect(page.get_by_role("img")).to_have_attribute("aria-label", "Attention of layer 1, head 2")
+    assert serious(page) == []
+
+    page.goto((tmp_path / "growth.html").as_uri())
+    expect(page.locator("output")).to_have_text("step 2, validation loss 1.0000")
+    expect(page.locator("blockquote")).to_have_text("Why?\n<b>2</b>")
+    page.get_by_label("Checkpoint").press("ArrowLeft")
+    expect(page.locator("output")).to_have_text("step 1, validation loss 2.0000")
+    expect(page.locator("blockquote")).to_have_text("Why?\n<b>1</b>")
+    expect(page.locator("progress")).to_have_attribute("value", "0.25")
+    assert serious(page) == []
 
 
 # ---- for all ---------------------------------------------------------------------------------------------------------
@@ -521,6 +584,23 @@ def test_nothing_is_wider_than_a_phone(real: Running, opened: Callable[..., Page
     for tab in ("Chat", "Complete", "Look inside"):
         page.get_by_role("tab", name=tab).click()
         assert page.evaluate("document.documentElement.scrollWidth") == 360, tab
+
+
+def test_what_is_said_in_several_lines_hides_no_button(real: Running, opened: Callable[..., Page]) -> None:
+    page = opened(real, "400 (Bad Request)")
+    page.set_viewport_size({"width": 360, "height": 640})
+    page.get_by_text("Settings", exact=True).click()
+    page.get_by_label("Tokens at most").fill("9")
+    page.get_by_text("Settings", exact=True).click()
+    for number in range(1, 5):
+        ask(page, "Why?")
+        expect(messages(page)).to_have_count(2 * number)
+        expect(page.locator("#status")).to_contain_text("tokens in")
+    ask(page, "much " * 500)
+    expect(page.locator("#status")).to_contain_text("does not fit")
+    page.evaluate("scrollTo(0, 0)")
+    page.wait_for_function("""() => document.getElementById("chat-keys").getBoundingClientRect().bottom
+        <= document.getElementById("status").getBoundingClientRect().top""")
 
 
 def test_tabs_by_arrows(real: Running, opened: Callable[..., Page]) -> None:

@@ -343,3 +343,37 @@ def test_all_that_was_fed_stands_there_in_its_lines(monkeypatch: pytest.MonkeyPa
         assert expected in lines
     assert any("Heading" in line for line in lines)
     assert "\x1b]8" not in out.getvalue()  # no live links
+
+
+def screen(written: str, height: int) -> list[str]:
+    """What stands on a terminal, with all that has left it at the top: only what is on it can be written over."""
+    lines, row, column = [""], 0, 0
+    for text, code in re.findall(r"([^\x1b]*)(\x1b\[[?\d;]*[a-zA-Z])?", written):
+        for letter in text:
+            if letter == "\n":
+                row, column = row + 1, 0
+                lines += [""] * (row == len(lines))
+            elif letter == "\r":
+                column = 0
+            else:
+                lines[row] = lines[row][:column].ljust(column) + letter + lines[row][column + 1 :]
+                column += 1
+        if code.endswith("A"):
+            row = max(row - int(code[2:-1] or 1), len(lines) - height, 0)
+        elif code == "\x1b[2K":
+            lines[row] = ""
+    return lines
+
+
+def test_a_block_longer_than_the_terminal_is_followed_and_stands_there_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("TERM", "xterm-256color"), ("COLUMNS", "40"), ("LINES", "10")):
+        monkeypatch.setenv(name, value)
+    out = Terminal()
+    with MarkdownStream(out) as stream:
+        stream.feed("Code:\n\n```\n")
+        for number in range(30):
+            stream.feed(f"line {number}\n")
+            assert f"line {number}" in [line.strip() for line in screen(out.getvalue(), 10)[-10:]]
+        stream.feed("```\n")
+    stands = [line.strip() for line in screen(out.getvalue(), 10)]
+    assert [line for line in stands if line] == ["Code:", *(f"line {number}" for number in range(30))]

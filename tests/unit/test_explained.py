@@ -25,7 +25,7 @@ def test_an_excerpt_fits_and_shows_both_ends_of_what_it_is_about(before: str, te
 
 
 def test_white_space_is_seen_and_lines_are_one() -> None:
-    assert [shown(" "), shown(" a"), shown("a\n\tb"), shown("\n")] == ["·", " a", "a⏎⇥b", "⏎"]
+    assert [shown(" "), shown(" a"), shown("a\n\tb"), shown("\n"), shown("\n  ")] == ["·", " a", "a⏎⇥b", "⏎", "⏎··"]
 
 
 def test_running_text_in_a_table_is_cut_and_takes_nothing_from_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,7 +45,13 @@ def test_running_text_in_a_table_is_cut_and_takes_nothing_from_the_numbers(capsy
 
 
 def test_a_poem_stays_a_poem(capsys: pytest.CaptureFixture[str]) -> None:
-    print_growth({"prompt": "Ode", "checkpoints": [{"step": 1200, "loss": 2.5, "text": "\nto night\n  and day\n"}]})
+    print_growth(
+        {
+            "prompt": "Ode",
+            "asked": False,
+            "checkpoints": [{"step": 1200, "loss": 2.5, "text": "\nto night\n  and day\n"}],
+        }
+    )
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
         "After 'Ode'",
         "",

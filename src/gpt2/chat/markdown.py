@@ -7,9 +7,10 @@ from types import TracebackType
 from typing import Self, TextIO
 
 from markdown_it import MarkdownIt
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.markdown import Markdown
+from rich.segment import Segment
 
 _FENCE = re.compile(r"^ {0,3}(?:```|~~~)", re.MULTILINE)
 
@@ -26,6 +27,19 @@ class _Rendered(Markdown):
             for child in token.children or ():
                 if child.type == "softbreak":
                     child.type = "hardbreak"
+
+
+class _End:
+    """The last lines of Markdown, as many as a terminal has room for: what has left it could not be drawn again."""
+
+    def __init__(self, text: str) -> None:
+        self._whole = _Rendered(text)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = console.render_lines(self._whole, options.update(height=None), pad=False)
+        for line in lines[-max(1, console.height - 1) :]:
+            yield from line
+            yield Segment.line()
 
 
 class MarkdownStream:
@@ -51,7 +65,7 @@ class MarkdownStream:
         if self._live is None:
             self._live = Live(console=self._console, transient=True, auto_refresh=False)
             self._live.start()
-        self._live.update(_Rendered(self._pending), refresh=True)
+        self._live.update(_End(self._pending), refresh=True)
 
     def _settle(self, block: str) -> None:
         """Print a block for good, in place of what is drawn of it."""

@@ -80,12 +80,18 @@ class ExplainSettings(SamplingSettings):
     """Look inside a model: next-token chances, guesses of each layer, attention, surprise, and where it read that."""
 
     run: str = Field(description="name of a run, or a folder: of a run, a checkpoint, any GPT-2 model")
-    prompt: str = Field(default="", description="text to look at; without it, a new document")
+    prompt: str = Field(
+        default="", description="text to look at; of a tuned model, what it is asked; without it, a new document"
+    )
+    plain: bool = Field(default=False, description="the prompt is running text, also for a tuned model")
     max_tokens: Annotated[int, Field(ge=0)] = Field(
         default=24, description="tokens that the model writes on before it is looked at; 0: none"
     )
     out: str | None = Field(default=None, description="HTML file to write, complete in itself")
     over_time: bool = Field(default=False, description="the same prompt answered by every checkpoint that was kept")
+    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
+        default="fp32", description="of the weights; fp32: what the model was trained to say, to the last digit"
+    )
 
 
 class ChatSettings(SamplingSettings):
@@ -98,6 +104,16 @@ class ChatSettings(SamplingSettings):
     max_tokens: Count = Field(default=200, description="tokens of an answer at most")
     system: str = Field(default="", description="what a tuned model is told before the conversation")
     markdown: bool = Field(default=True, description="draw a tuned model's Markdown where the output is a terminal")
+
+
+class ExportSettings(Section):
+    """Write a trained model as one GGUF file, for llama.cpp and what is built on it."""
+
+    run: str = Field(description="name of a run, or a folder: of a run, a checkpoint, any GPT-2 model")
+    out: str | None = Field(default=None, description="path of the file; else NAME.gguf")
+    checkpoint: str = Field(
+        default="best", description="which of the run's checkpoints: best, last, or a folder such as step-00000500"
+    )
 
 
 class ServeSettings(Section):

@@ -5,19 +5,21 @@ from typing import Any
 
 import torch
 
+from gpt2.chat.template import RoleFormat
 from gpt2.config.commands import ExplainSettings
 from gpt2.console import progress, say, warn
 from gpt2.errors import CheckpointError, RunError
 from gpt2.files import atomic_open, disk_error, require_folder
 from gpt2.generation.engine import Engine
+from gpt2.generation.load import open_engine
 from gpt2.generation.request import Sampling
 from gpt2.inspection.document import html
 from gpt2.inspection.view import look, origins, softmax_of, spell
 from gpt2.recipes.explained import SHOWN, print_growth, print_look
 from gpt2.recipes.inspector import names_of, training_text
 from gpt2.runtime import pick_device
-from gpt2.tokenizer.base import Tokenizer, cannot_spell, well_formed
-from gpt2.tokenizer.store import load_tokenizer
+from gpt2.tokenizer.base import cannot_spell, well_formed
+from gpt2.tokenizer.roles import roles_of
 from gpt2.training.checkpoint import (
     find_run,
     list_checkpoints,
@@ -26,7 +28,6 @@ from gpt2.training.checkpoint import (
     validation_loss,
     verify,
 )
-from gpt2.weights.huggingface import load_model
 
 SEED = 0
 """Where none is given: the same look again gives the same answer."""
@@ -42,6 +43,11 @@ def explain(settings: ExplainSettings) -> None:
         require_folder(Path(settings.out))
     device = pick_device(settings.device)
     view = _over_time(settings, device) if settings.over_time else _look(settings, device)
+    if view["asked"]:
+        say(
+            "The prompt is a message, which the model answers. With --plain: a text, which it goes on with.",
+            style="dim",
+        )
     if settings.out is not None:
         path = Path(settings.out).expanduser()
         try:
@@ -60,23 +66,25 @@ def explain(settings: ExplainSettings) -> None:
 def _look(settings: ExplainSettings, device: torch.device) -> dict[str, Any]:
     """One checkpoint at one prompt, with what it wrote on."""
     checkpoint = open_checkpoint(settings.run, settings.checkpoint)
-    model, tokenizer = load_model(checkpoint.folder, device), load_tokenizer(checkpoint.folder)
-    prompt = _prompt(settings, tokenizer)
-    written = list(Engine(model, tokenizer).generate(prompt, settings.max_tokens, _sampling(settings)))
-    view = look(model, tokenizer, [*prompt, *written], len(written))
-    shards = training_text(checkpoint, tokenizer)
+    engine = open_engine(checkpoint.folder, device, settings.precision)
+    tokenizer = engine.tokenizer
+    form = _form(settings, engine)
+    prompt, written = _continued(settings, engine, form)
     ids = [*prompt, *written]
+    view = look(engine.model, tokenizer, ids, len(written))
+    shards = training_text(checkpoint, tokenizer)
     found = None if shards is None else origins(tokenizer, ids, len(written), shards, names_of(shards))
     view["origins"] = found
     view["sampling"] = {"temperature": settings.temperature, "top_k": settings.top_k, "top_p": settings.top_p}
     view["name"] = str(checkpoint.run_folder or checkpoint.folder)
+    view["asked"] = form is not None
     return view
 
 
 def _over_time(settings: ExplainSettings, device: torch.device) -> dict[str, Any]:
     """Every checkpoint that was kept, at the same prompt with the same seed."""
     run = find_run(settings.run)
-    answers = []
+    form, answers = None, []
     with progress("Asking every checkpoint", total=len(list_checkpoints(run))) as advance:
         for folder in list_checkpoints(run):
             try:
@@ -84,10 +92,10 @@ def _over_time(settings: ExplainSettings, device: torch.device) -> dict[str, Any
             except CheckpointError as error:
                 warn(error.what)
                 continue
-            model, tokenizer = load_model(folder, device), load_tokenizer(folder)
-            prompt = _prompt(settings, tokenizer)
-            written = list(Engine(model, tokenizer).generate(prompt, settings.max_tokens, _sampling(settings)))
-            expected = look(model, tokenizer, prompt, 0)["tokens"][-1]
+            engine = open_engine(folder, device, settings.precision)
+            tokenizer, form = engine.tokenizer, _form(settings, engine)
+            prompt, written = _continued(settings, engine, form)
+            expected = look(engine.model, tokenizer, prompt, 0)["tokens"][-1]
             shares = softmax_of(expected)
             loss = validation_loss(folder)
             answers.append(
@@ -105,16 +113,29 @@ def _over_time(settings: ExplainSettings, device: torch.device) -> dict[str, Any
     if not answers:
         raise RunError(f"{run} has no whole checkpoint.", "Let it train to its first validation.")
     if len(answers) < 4:
-        warn(f"{run} kept only {len(answers)} checkpoints. Train with --train.keep 20 to see more of its growing up.")
-    return {"name": str(run), "prompt": settings.prompt, "checkpoints": answers}
+        kept = f"{len(answers)} checkpoint{'s' * (len(answers) != 1)}"
+        warn(f"{run} kept only {kept}. Train with --train.keep 20 to see more of its growing up.")
+    return {"name": str(run), "prompt": settings.prompt, "asked": form is not None, "checkpoints": answers}
 
 
-def _prompt(settings: ExplainSettings, tokenizer: Tokenizer) -> list[int]:
-    """The ids of the prompt; of none, the mark that begins a document."""
-    prompt = well_formed(settings.prompt)
+def _form(settings: ExplainSettings, engine: Engine) -> RoleFormat | None:
+    """How the prompt is written as a message; None: it is running text, as for every model that was not tuned."""
+    tuned = roles_of(engine.tokenizer) is not None
+    return RoleFormat() if tuned and settings.prompt and not settings.plain else None
+
+
+def _continued(settings: ExplainSettings, engine: Engine, form: RoleFormat | None) -> tuple[list[int], list[int]]:
+    """The ids of the prompt, and of what the model writes on. Of no prompt: the mark that begins a document."""
+    prompt, tokenizer = well_formed(settings.prompt), engine.tokenizer
     if lost := cannot_spell(tokenizer, prompt):
         warn(lost)
-    return tokenizer.encode(prompt).tolist() or [tokenizer.end_of_text]
+    if form is None:
+        ids, stops = tokenizer.encode(prompt).tolist() or [tokenizer.end_of_text], ()
+    else:  # of a message that is too long its end, as in a chat
+        size = engine.context_length
+        ids = form.shortened(tokenizer, prompt.strip(), size - min(settings.max_tokens, size // 2))
+        stops = form.stops(tokenizer)
+    return ids, list(engine.generate(ids, settings.max_tokens, _sampling(settings), stops))
 
 
 def _sampling(settings: ExplainSettings) -> Sampling:

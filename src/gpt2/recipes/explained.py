@@ -56,7 +56,7 @@ def print_look(view: dict[str, Any]) -> None:
 def print_growth(view: dict[str, Any]) -> None:
     """What each checkpoint wrote, the oldest first, as it wrote it."""
     where = results()
-    where.print(Text(f"After {view['prompt']!r}", style="bold"))
+    where.print(Text(f"{'To' if view['asked'] else 'After'} {view['prompt']!r}", style="bold"))
     for at in view["checkpoints"]:
         loss = "" if at["loss"] is None else f", validation loss {at['loss']:.4f}"
         where.print(Text(f"\nstep {at['step']:,}{loss}", style="dim"))
@@ -111,5 +111,5 @@ def _cut(text: str, length: int) -> str:
 
 def shown(text: str) -> str:
     """A text on one line; where it is all white space, that is seen."""
-    text = printable(text).replace("\n", "⏎").replace("\t", "⇥")
-    return text if text.strip() else text.replace(" ", "·")
+    blank, text = not text.strip(), printable(text).replace("\n", "⏎").replace("\t", "⇥")
+    return text.replace(" ", "·") if blank else text

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -179,7 +180,8 @@ class Tuning:
         engine = Engine(merged(model), tokenizer)
         sampling = Sampling(temperature=0.5, top_k=50, seed=derive_seed(train.seed, "sample") % 2**31)
         text = tokenizer.decode(list(engine.generate(ids, train.sample_tokens, sampling, roles.all)))
-        prompt = tokenizer.decode(ids)
+        said = (list(part) for end, part in groupby(ids, roles.end.__eq__) if not end)
+        prompt = "\n".join(map(tokenizer.decode, said)).strip()  # a message, a line
         with (self.folder / "samples.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "prompt": prompt, "text": text}, ensure_ascii=False) + "\n")
         shown = [" ".join(printable(part).split()) for part in (prompt, text)]

@@ -96,7 +96,7 @@ function drawTokens(view, state, choose) {
 
 function slider(label, properties, shown, changed) {
   const output = make("output");
-  const input = make("input", { type: "range", ...properties });
+  const input = make("input", { type: "range", ...properties, aria: { label } }); // a label of its own means the output
   const update = () => { output.textContent = shown(Number(input.value)); };
   input.addEventListener("input", () => { update(); changed(Number(input.value)); });
   update();
@@ -110,14 +110,15 @@ function drawNext(view, state) {
     const token = view.tokens[state.place];
     heading.textContent = `What comes after “${visible(token.text)}”`;
     const shares = distribution(token, state);
+    const uncut = distribution(token, { ...state, topK: 0, topP: 1 });
     const following = view.tokens[state.place + 1];
     bars.replaceChildren(...token.guesses.slice(0, 20).flatMap(([id, text], place) => {
-      const out = shares[place] === 0 ? " out" : "";
+      const [out, share] = shares[place] === 0 ? [" out", uncut[place]] : ["", shares[place]];
       const here = following?.id === id ? " ←" : "";
       return [
         make("span", { className: `word${out}`, textContent: visible(text) + here, title: `id ${id}` }),
-        make("progress", { max: 1, value: shares[place], className: out, aria: { label: `probability of ${visible(text)}` } }),
-        make("span", { className: out, textContent: percent(shares[place]) }),
+        make("progress", { max: 1, value: share, className: out, aria: { label: `probability of ${visible(text)}` } }),
+        make("span", { className: out, textContent: percent(share) }),
       ];
     }));
   }
@@ -129,7 +130,7 @@ function drawNext(view, state) {
     slider("Top p", { min: 0.05, max: 1, step: 0.05, value: state.topP }, (v) => v.toFixed(2),
       (value) => { state.topP = value; update(); }));
   return [make("section", {}, heading,
-    make("p", { textContent: "Probabilities under these settings; struck out: never drawn. An arrow marks what stands in the text." }),
+    make("p", { textContent: "Probabilities under these settings. Struck out, with what it would have had: what top k and top p cut off. An arrow marks what stands in the text." }),
     sliders, bars), update];
 }
 
@@ -267,7 +268,7 @@ export function drawGrowth(root, view) {
   function update() {
     const at = view.checkpoints[Number(input.value)];
     label.textContent = `step ${at.step.toLocaleString("en")}` + (at.loss === null ? "" : `, validation loss ${at.loss.toFixed(4)}`);
-    answer.replaceChildren(view.prompt, make("mark", { textContent: at.text }));
+    answer.replaceChildren(view.prompt, view.asked ? "\n" : "", make("mark", { textContent: at.text }));
     bars.replaceChildren(...at.guesses.flatMap(([text, share]) => [
       make("span", { className: "word", textContent: visible(text) }),
       make("progress", { max: 1, value: share, aria: { label: `probability of ${visible(text)}` } }),

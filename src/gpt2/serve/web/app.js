@@ -59,6 +59,9 @@ const fold = () => { for (const box of document.querySelectorAll("aside details"
 narrow.addEventListener("change", fold);
 fold();
 
+// What is said may take several lines; what stands at the end of the window stands above it.
+new ResizeObserver(() => document.body.style.setProperty("--status", `${find("status").offsetHeight}px`)).observe(find("status"));
+
 drawSettings();
 startChat();
 startComplete();
