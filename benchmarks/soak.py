@@ -10,6 +10,7 @@ Linux only. Exit code 1: slots, descriptors or answers were lost.
 import argparse
 import asyncio
 import json
+import os
 import random
 import resource
 import socket
@@ -247,7 +248,7 @@ def main() -> None:
     lines = [
         f"`python benchmarks/soak.py --minutes {arguments.minutes:g}` on {machine()}.",
         f"{arguments.clients} clients at once, {SLOTS} slots, {arguments.preset} with random weights.",
-        "Clients and server share the machine.",
+        f"Clients and server share {len(os.sched_getaffinity(0))} of the machine's cores.",
         "",
         "| | |",
         "|---|---|",

@@ -45,12 +45,12 @@ inline float total(Floats v) {
   return sum + v[0] + v[1];
 #endif
 }
-// A value that stays in its register. GCC would rather read it from memory for each product, which takes as long as the
-// product: 4 x 4 tiles do 200 GFLOP/s in fp32 with it, 145 without, 700 and 450 in int8. In bf16 it is the other way round,
-// 390 and 435.
-template <class V> inline V held(V v) {
+// A value that stays in its register, for as many products as R. GCC would rather read it from memory for each, which
+// takes as long as the product: 4 x 4 tiles do 200 GFLOP/s in fp32 with it, 145 without, 700 and 450 in int8. In bf16 it
+// is the other way round, 390 and 435.
+template <int R = 4, class V> inline V held(V v) {
 #ifdef __AVX512F__
-  asm("" : "+v"(v));
+  if constexpr (R > 1) asm("" : "+v"(v));
 #endif
   return v;
 }
@@ -142,14 +142,14 @@ struct Fp32 {
   using Weight = float;
   using Input = float;
   static float prepare(const float* x, Input* to, int size) { std::memcpy(to, x, sizeof(float) * size); return 1; }
-  template <int R, int T> static void dots(const Weight* w, const Input* x, int size, bool first, float (&sums)[T][R]) {
+  template <int R, int T> static void dots(const Weight* w, const Input* x, int size, float (&sums)[T][R]) {
     Floats acc[R][T] = {};
     for (int k = 0; k < size; k += LANES) {
       Floats a[R];
-      for (int r = 0; r < R; r++) a[r] = held(load(w + r * size + k));
-      if (first) ask_ahead<R>(w, size, k);
+      for (int r = 0; r < R; r++) a[r] = held<R>(load(w + r * size + k));
+      ask_ahead<R>(w, size, k);
       for (int t = 0; t < T; t++) {
-        Floats b = held(load(x + t * size + k));
+        Floats b = held<R>(load(x + t * size + k));
         for (int r = 0; r < R; r++) acc[r][t] += a[r] * b;
       }
     }
@@ -170,13 +170,13 @@ struct Bf16 {
     for (int k = 0; k < size; k++) narrow(x[k], to + k);
     return 1;
   }
-  template <int R, int T> static void dots(const Weight* w, const Input* x, int size, bool first, float (&sums)[T][R]) {
+  template <int R, int T> static void dots(const Weight* w, const Input* x, int size, float (&sums)[T][R]) {
     Floats acc[R][T] = {};
 #ifdef __AVX512BF16__
     for (int k = 0; k < size; k += 32) {
       __m512bh a[R];
       for (int r = 0; r < R; r++) a[r] = raw<__m512bh>(w + r * size + k);
-      if (first) ask_ahead<R>(w, size, k);
+      ask_ahead<R>(w, size, k);
       for (int t = 0; t < T; t++) {
         __m512bh b = raw<__m512bh>(x + t * size + k);
         for (int r = 0; r < R; r++) acc[r][t] = (Floats)_mm512_dpbf16_ps((__m512)acc[r][t], a[r], b);
@@ -207,15 +207,15 @@ struct Int8 {  // weights have a scale a row, inputs a scale a token
     for (int k = 0; k < size; k++) to[k] = uint8_t(int32_t(x[k] * inverse + 12582912.0f - 12582912.0f) + 128);
     return scale;
   }
-  template <int R, int T> static void dots(const Weight* w, const Input* x, int size, bool first, float (&sums)[T][R]) {
+  template <int R, int T> static void dots(const Weight* w, const Input* x, int size, float (&sums)[T][R]) {
 #ifdef __AVX512VNNI__
     __m512i acc[R][T] = {};
     for (int k = 0; k < size; k += 64) {
       __m512i a[R];
-      for (int r = 0; r < R; r++) a[r] = held(raw<__m512i>(w + r * size + k));
-      if (first) ask_ahead<R>(w, size, k);
+      for (int r = 0; r < R; r++) a[r] = held<R>(raw<__m512i>(w + r * size + k));
+      ask_ahead<R>(w, size, k);
       for (int t = 0; t < T; t++) {
-        __m512i b = held(raw<__m512i>(x + t * size + k));
+        __m512i b = held<R>(raw<__m512i>(x + t * size + k));
         for (int r = 0; r < R; r++) acc[r][t] = _mm512_dpbusd_epi32(acc[r][t], b, a[r]);
       }
     }
@@ -255,7 +255,7 @@ template <class P, int R, int T, class Sink>
 inline void tile(const Matrix& m, const typename P::Input* in, const float* scales, int size, int row, int token, Sink sink) {
   float sums[T][R];
   const auto* weight = (const typename P::Weight*)m.weight + int64_t(row) * size;
-  P::template dots<R, T>(weight, in + int64_t(token) * size, size, token == 0, sums);
+  P::template dots<R, T>(weight, in + int64_t(token) * size, size, sums);
   for (int t = 0; t < T; t++) {
     for (int r = 0; r < R; r++)
       sums[t][r] = P::finish(sums[t][r], m, row + r, scales[token + t]);
