@@ -86,29 +86,32 @@ def questions() -> list[Question]:
     schedules = [{"schedule": name} for name in ("cosine", "linear", "wsd 0.4", "wsd 0.7")]
     dropouts = [{"dropout": share} for share in (0.0, 0.1, 0.2, 0.3)]
     decays = [{"weight_decay": decay} for decay in (0.01, 0.1, 0.5, 1.5)]
-    optimizers = [{"optimizer": "muon"}, *({"optimizer": "adamw", "lr": rate} for rate in (4.2e-3, 8.4e-3))]
+    adamw = [{"optimizer": "adamw", "lr": rate} for rate in (1.05e-3, 2.1e-3, 4.2e-3, 8.4e-3)]
+    optimizers = [{"optimizer": "muon"}, *adamw]
     rates = [{"matrix_lr": rate} for rate in (0.02, 0.03, 0.05)]
     means = [{"momentum": mean} for mean in (0.85, 0.9, 0.95)]
     pairs = ((0.1, 0.0), (0.1, 0.1), (0.5, 0.0), (0.5, 0.1), (0.5, 0.2))
     both = [{"weight_decay": decay, "dropout": share} for decay, share in pairs]
+    fresh = EIGHT._replace(dropout=0.0)
     return [
         question("Schedule", (NEW,), schedules, (1, 2, 3)),
-        question("Schedule, longer", (OFTEN, EIGHT), schedules, (1, 2)),
-        question("Dropout, larger model", (LARGER,), dropouts[:3], (1,)),
+        question("AdamW's rate beside Muon", (NEW, fresh), [{"lr": rate} for rate in (None, 2.8e-2)], (1, 2)),
+        question("Weight decay and dropout", (SIXTEEN, OFTEN), both, (1, 2)),
         question("Dropout", (NEW,), dropouts, (1,)),
-        question("Dropout, longer", (SHORT, OFTEN), dropouts, (1, 2)),
-        question("Dropout, of more text", (EIGHT,), dropouts[:2], (1, 2)),
+        question("Dropout, often", (SHORT, OFTEN), dropouts, (1, 2)),
         question("Weight decay", (NEW,), decays, (1,)),
-        question("Weight decay, longer", (SHORT, OFTEN), decays, (1, 2)),
-        question("Both", (SIXTEEN, OFTEN), both, (1, 2)),
-        question("Muon's rate", (NEW, EIGHT._replace(dropout=0.0)), rates, (1, 2)),
+        question("Weight decay, often", (SHORT, OFTEN), decays, (1, 2)),
+        question("Weight decay, more text", (fresh,), decays[1:3], (1,)),
+        question("Schedule, often", (OFTEN,), schedules, (1, 2)),
+        question("Schedule, few steps", (SHORT._replace(dropout=0.0), SIXTEEN), schedules[1:3], (1,)),
+        question("Schedule, longer", (EIGHT,), schedules, (1, 2)),
         question("Schedule, characters", (CHARACTERS,), schedules, (1, 2)),
-        question("Weight decay, of more text", (EIGHT._replace(dropout=0.0),), decays[1:3], (1,)),
-        question("Optimizer", (NEW,), optimizers, (1, 2)),
-        question("Dropout, larger model, longer", (LARGER._replace(epochs=32),), dropouts[1:3], (1,)),
-        question("AdamW's rate beside Muon", (NEW,), [{"lr": rate} for rate in (None, 2.8e-2)], (1, 2)),
-        question("Momentum", (NEW,), means, (1,)),
-        question("Momentum, longer", (EIGHT._replace(dropout=0.0),), means[1:], (1,)),
+        question("Dropout, more text", (EIGHT,), dropouts[:3], (1,)),
+        question("Dropout, larger model", (LARGER,), dropouts[:3], (1,)),
+        question("Optimizer", (NEW,), optimizers, (1,)),
+        question("Optimizer, longer", (fresh,), [optimizers[0], *adamw[1:3]], (1,)),
+        question("Muon's rate", (NEW, fresh), rates, (1, 2)),
+        question("Momentum", (NEW, fresh), means, (1,)),
         question("Dropout, far too often", (TOO_OFTEN,), dropouts, (1,)),
         question("Weight decay, far too often", (TOO_OFTEN,), decays[:3], (1,)),
     ]

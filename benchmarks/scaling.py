@@ -72,7 +72,7 @@ def train(work: Path, source: str | None, run: Run) -> dict[str, object]:
         "--model.n-head", str(n_head), "--model.n-embd", str(n_embd), "--model.context-length", str(CONTEXT),
         "--train.batch-size", str(BATCH), "--train.steps", str(steps), "--train.eval-every", str(max(10, steps // 8)),
         "--train.sample-tokens", "0", "--schedule.name", "linear", "--model.dropout", str(run.dropout),
-        "--optim.matrix-lr", str(run.matrix_lr), "--optim.momentum", "0.95", "--optim.weight-decay", "0.1",
+        "--optim.matrix-lr", str(run.matrix_lr), "--optim.weight-decay", "0.1",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=work, env=environment, check=True, capture_output=True)
