@@ -169,15 +169,15 @@ def table(asked: Question, results: dict[Run, dict[str, Any]]) -> list[str]:
     lines = [f"### {asked.title}", "", f"| text, model, passes | steps | {' | '.join(map(_words, values))} | noise |"]
     lines += ["|" + "---|" * (len(values) + 3)]
     for row, by_value in cells.items():
-        steps = next(iter(by_value.values()))[0]["steps"]
+        first = next(iter(by_value.values()))[0]
         shown = [_cell(by_value.get(value, [])) for value in values]
-        where = f"{TOKENS[row.text, row.part]:,} tokens of {row.text}, {row.shape}, {row.epochs:g}"
-        lines.append(f"| {where} | {steps} | {' | '.join(shown)} | {_noise(by_value.values())} |")
+        where = f"{first['unique_tokens']:,} tokens of {row.text}, {row.shape}, {row.epochs:g}"
+        lines.append(f"| {where} | {first['steps']} | {' | '.join(shown)} | {_noise(by_value.values())} |")
     return [*lines, ""]
 
 
 def _words(value: tuple[Any, ...]) -> str:
-    return " ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in value if part is not None)
+    return " ".join(f"{part:g}" if isinstance(part, float) else str(part or "by width") for part in value)
 
 
 def _cell(runs: list[dict[str, Any]]) -> str:
