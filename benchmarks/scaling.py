@@ -51,6 +51,13 @@ def grid() -> list[Run]:
     return [*runs, Run("shakespeare", 1, "3x128", 2.0, 0.05, 0.0)]
 
 
+def write_prose(folder: Path) -> None:
+    """The prose of the manuals as tables: all of it, an eighth, a 32nd."""
+    for part in (1, 8, 32):
+        with (folder / f"part-{part}.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("name", "text"), *text_documents()[::part]])
+
+
 def train(work: Path, source: str | None, run: Run) -> dict[str, object]:
     n_layer, n_head, n_embd = SHAPES[run.shape]
     name = "-".join(map(str, run))
@@ -65,7 +72,7 @@ def train(work: Path, source: str | None, run: Run) -> dict[str, object]:
         "--model.n-head", str(n_head), "--model.n-embd", str(n_embd), "--model.context-length", str(CONTEXT),
         "--train.batch-size", str(BATCH), "--train.steps", str(steps), "--train.eval-every", str(max(10, steps // 8)),
         "--train.sample-tokens", "0", "--schedule.name", "linear", "--model.dropout", str(run.dropout),
-        "--optim.matrix-lr", str(run.matrix_lr),
+        "--optim.matrix-lr", str(run.matrix_lr), "--optim.weight-decay", "0.1",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=work, env=environment, check=True, capture_output=True)
@@ -94,9 +101,7 @@ def main() -> None:
     known = {tuple(json.loads(line)[name] for name in Run._fields) for line in lines}
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        for part in (1, 8, 32):
-            with (work / f"part-{part}.csv").open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([("name", "text"), *text_documents()[::part]])
+        write_prose(work)
         with ThreadPoolExecutor(2) as pool, RESULTS.open("a") as file:
             left = [run for run in grid() if run not in known and (run.text == "prose" or source)]
             for result in pool.map(lambda run: train(work, source, run), sorted(left, key=lambda run: run.millions)):

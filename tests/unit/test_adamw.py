@@ -47,7 +47,7 @@ from torch import nn
 from gpt2.config.schema import OptimSettings
 from gpt2.optim.build import build_optimizers
 named = [("h.0.mlp.c_fc.weight", nn.Parameter(torch.ones(4, 4))), ("ln_f.weight", nn.Parameter(torch.ones(4)))]
-settings = OptimSettings(name="muon", lr=0.1, matrix_lr=0.1, beta2=0.9)
+settings = OptimSettings(name="muon", lr=0.1, matrix_lr=0.1, beta2=0.9, weight_decay=0.1)
 for optimizer in build_optimizers(named, settings):
     for group in optimizer.param_groups:
         for weight in group["params"]:

@@ -1,7 +1,5 @@
 """The choice of a model for a given time: pure arithmetic."""
 
-import math
-
 import pytest
 
 from gpt2.config.presets import Shape
@@ -58,8 +56,3 @@ def test_a_second_reading_is_worth_less_than_the_first() -> None:
 def test_the_law_falls_with_size_and_tokens() -> None:
     assert LAW.loss(1e6, 1e6, TEXT) > LAW.loss(1e7, 1e6, TEXT) > LAW.loss(1e7, 1e7, TEXT) > 0
     assert LAW.loss(1e6, 1e8, TEXT) == pytest.approx(LAW.loss(1e6, 1e9, TEXT), rel=0.01)  # nothing new in the text
-
-
-def test_dropout_and_momentum_grow_with_the_run() -> None:
-    assert budget.dropout_for(1) == 0 < budget.dropout_for(10) <= budget.dropout_for(math.inf)
-    assert budget.momentum_for(100) < budget.momentum_for(10_000)

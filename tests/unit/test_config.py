@@ -8,11 +8,12 @@ from gpt2.config.presets import PRESETS
 from gpt2.config.resolve import (
     resolve_micro_batch,
     resolve_model,
+    resolve_optim,
     resolve_tokenizer,
     resolve_training,
 )
-from gpt2.config.schema import ModelSettings, Settings, TrainSettings
-from gpt2.config.tuning import TuneSettings
+from gpt2.config.schema import ModelSettings, OptimSettings, Settings, TrainSettings
+from gpt2.config.tuning import TuneSettings, as_run
 from gpt2.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -121,6 +122,38 @@ def test_the_length_of_a_run(train: TrainSettings, windows: int, steps: int) -> 
     resolved = resolve_training(settings, windows, 1000, 2**30)
     assert resolved.train.steps == steps
     assert resolved.optim.lr is not None
+
+
+@pytest.mark.parametrize(
+    ("steps", "dropout", "weight_decay"),
+    [(10, 0.0, 0.1), (80, 0.0, 0.1), (81, 0.1, 0.1), (160, 0.1, 0.1), (161, 0.1, 0.5), (5000, 0.1, 0.5)],
+)
+def test_what_keeps_a_text_from_being_learned_by_heart_follows_the_passes(
+    steps: int, dropout: float, weight_decay: float
+) -> None:
+    """A pass is of ten steps here. What was given stays, a zero too."""
+    model = resolve_model(ModelSettings())
+    settings = Settings(train=TrainSettings(steps=steps, batch_size=10), model=model)
+    resolved = resolve_training(settings, 100, 1000, 2**30)
+    assert (resolved.model.dropout, resolved.optim.weight_decay) == (dropout, weight_decay)
+    given = settings.model_copy(
+        update={"model": model.model_copy(update={"dropout": 0.0}), "optim": OptimSettings(weight_decay=0.0)}
+    )
+    kept = resolve_training(given, 100, 1000, 2**30)
+    assert (kept.model.dropout, kept.optim.weight_decay) == (0.0, 0.0)
+    assert resolve_training(resolved, 7, 1000, 2**30) == resolved  # as run.json repeats it
+
+
+def test_the_rate_of_muon_follows_the_length_of_the_run() -> None:
+    rates = [resolve_optim(OptimSettings(), 64, 4096, steps, epochs=1).matrix_lr for steps in (1, 300, 301, 10_000)]
+    assert rates == [0.05, 0.05, 0.03, 0.03]
+    assert resolve_optim(OptimSettings(matrix_lr=0.01), 64, 4096, 10_000, epochs=1).matrix_lr == 0.01
+
+
+def test_tuning_has_rates_and_decay_of_its_own() -> None:
+    """What a new run chooses from its data was measured there, not here."""
+    run = as_run(validate(TuneSettings, {"base": "run"}))
+    assert (run.optim.weight_decay, run.schedule.name) == (0.1, "cosine")
 
 
 def test_the_micro_batch_fits_the_memory() -> None:

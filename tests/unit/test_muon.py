@@ -69,7 +69,8 @@ def test_only_the_matrices_of_blocks_are_given_to_it() -> None:
     model = GPT2(GPT2Config(vocab_size=11, context_length=8, n_layer=2, n_head=2, n_embd=8))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     muon, adamw = build_optimizers(
-        model.named_parameters(), OptimSettings(name="muon", beta2=0.95, lr=0.01, matrix_lr=0.05)
+        model.named_parameters(),
+        OptimSettings(name="muon", beta2=0.95, lr=0.01, matrix_lr=0.05, weight_decay=0.1),
     )
     assert isinstance(muon, Muon)
     given = {names[id(p)]: group["parts"] for group in muon.param_groups for p in group["params"]}
@@ -79,5 +80,7 @@ def test_only_the_matrices_of_blocks_are_given_to_it() -> None:
     rest = {names[id(p)] for group in adamw.param_groups for p in group["params"]}
     assert rest | set(given) == set(names.values())
     assert not rest & set(given)
-    (alone,) = build_optimizers(model.named_parameters(), OptimSettings(name="adamw", beta2=0.99, lr=0.01))
+    (alone,) = build_optimizers(
+        model.named_parameters(), OptimSettings(name="adamw", beta2=0.99, lr=0.01, weight_decay=0)
+    )
     assert sum(len(group["params"]) for group in alone.param_groups) == len(names)

@@ -75,13 +75,30 @@ MUON_TOKENS_PER_WIDTH = 8
 """Muon's products cost about 5·width/tokens of a step's own: here under two thirds, and it needs half of the steps."""
 
 
-def resolve_optim(optim: OptimSettings, n_embd: int, tokens: int) -> OptimSettings:
+def resolve_dropout(epochs: float) -> float:
+    """By the passes over the text: while it is new, dropout only slows the learning (docs/experiments.md)."""
+    return 0.0 if epochs <= 8 else 0.1
+
+
+def resolve_weight_decay(epochs: float) -> float:
+    """By the passes over the text: what is read often is learned by heart, unless the weights are kept small."""
+    return 0.1 if epochs <= 16 else 0.5
+
+
+def resolve_matrix_rate(steps: int) -> float:
+    """Muon's peak rate, by the length of the run: 0.03 ends lower from 500 steps on (docs/experiments.md)."""
+    return 0.05 if steps <= 300 else 0.03
+
+
+def resolve_optim(optim: OptimSettings, n_embd: int, tokens: int, steps: int, epochs: float) -> OptimSettings:
     """Fill the open rates, and choose the optimizer.
 
     Args:
         optim: as given.
         n_embd: the model's width.
         tokens: of an optimizer step.
+        steps: of the run.
+        epochs: that these are.
     """
     name = optim.name
     if name == "auto":
@@ -90,7 +107,8 @@ def resolve_optim(optim: OptimSettings, n_embd: int, tokens: int) -> OptimSettin
         update={
             "name": name,
             "lr": optim.lr or resolve_learning_rate(n_embd, name == "muon"),
-            "matrix_lr": optim.matrix_lr or 0.05,
+            "matrix_lr": optim.matrix_lr or resolve_matrix_rate(steps),
+            "weight_decay": optim.weight_decay if optim.weight_decay is not None else resolve_weight_decay(epochs),
             "beta2": optim.beta2 if optim.beta2 is not None else (0.95 if name == "muon" else 0.99),
         }
     )
@@ -126,10 +144,15 @@ def resolve_training(settings: Settings, windows: int, vocab_size: int, memory: 
         "micro_batch_size": min(share, train.micro_batch_size or resolve_micro_batch(model, vocab_size, share, memory)),
         "eval_every": train.eval_every or max(min(steps, LEAST_EVAL_EVERY), steps // 20),
     }
+    epochs = steps / per_epoch
+    dropout = model.dropout if model.dropout is not None else resolve_dropout(epochs)
     return settings.model_copy(
         update={
+            "model": model.model_copy(update={"dropout": dropout}),
             "train": train.model_copy(update=resolved),
-            "optim": resolve_optim(settings.optim, model.n_embd, train.batch_size * model.context_length),
+            "optim": resolve_optim(
+                settings.optim, model.n_embd, train.batch_size * model.context_length, steps, epochs
+            ),
         }
     )
 

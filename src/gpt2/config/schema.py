@@ -43,8 +43,10 @@ class ModelSettings(Section):
     context_length: Annotated[int, Field(ge=2, le=2**20)] | None = Field(
         default=None, description="tokens the model sees at once; else the preset's, or less for a short text"
     )
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        default=0.1, description="share of activations dropped in training, 0 to below 1"
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(
+        default=None,
+        description="share of activations dropped in training, 0 to below 1; else by the passes over the text: 0 up to "
+        "8, 0.1 above",
     )
 
 
@@ -149,15 +151,19 @@ class OptimSettings(Section):
         "step has enough tokens to pay for it",
     )
     lr: Rate | None = Field(default=None, description="peak learning rate of AdamW; else by the model's width")
-    matrix_lr: Rate | None = Field(default=None, description="peak learning rate of Muon; else 0.05")
+    matrix_lr: Rate | None = Field(
+        default=None, description="peak learning rate of Muon; else 0.05 up to 300 steps, 0.03 above"
+    )
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(default=0.95, description="Muon's running mean")
     matrix_precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto",
         description="number format of Muon's products; auto: bf16 where the device has it, and fp32 with "
         "--train.precision fp32",
     )
-    weight_decay: Annotated[float, Field(ge=0.0, le=10.0)] = Field(
-        default=0.1, description="decoupled weight decay of matrices; none on biases, norms and positions"
+    weight_decay: Annotated[float, Field(ge=0.0, le=10.0)] | None = Field(
+        default=None,
+        description="decoupled weight decay of matrices, none on biases, norms and positions; else by the passes over "
+        "the text: 0.1 up to 16, 0.5 above",
     )
     beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.9, description="decay of the gradient's running mean"
@@ -172,7 +178,7 @@ class ScheduleSettings(Section):
     """The learning rate over the run, as a multiple of the peak."""
 
     name: Literal["cosine", "linear", "wsd", "constant"] = Field(
-        default="cosine", description="shape after warm-up; wsd: constant, then linear decay at the end"
+        default="linear", description="shape after warm-up; wsd: constant, then linear decay at the end"
     )
     warmup: Share = Field(default=0.05, description="share of the run with linear warm-up from zero")
     final: Share = Field(default=0.0, description="multiple of the peak at the end")

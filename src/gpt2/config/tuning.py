@@ -86,6 +86,17 @@ class TuneOptimSettings(OptimSettings):
     matrix_lr: Rate | None = Field(
         default=None, description="peak learning rate of Muon; else 0.015, for preferences 0.0015; LoRA has none"
     )
+    weight_decay: Annotated[float, Field(ge=0.0, le=10.0)] | None = Field(
+        default=0.1, description="decoupled weight decay of matrices; none on biases, norms and positions"
+    )
+
+
+class TuneScheduleSettings(ScheduleSettings):
+    """The learning rate over the run, as a multiple of the peak."""
+
+    name: Literal["cosine", "linear", "wsd", "constant"] = Field(
+        default="cosine", description="shape after warm-up; wsd: constant, then linear decay at the end"
+    )
 
 
 class TuneSettings(Section):
@@ -138,7 +149,7 @@ class TuneSettings(Section):
     data: ConversationSettings = Field(default_factory=ConversationSettings)
     train: TuneTrainSettings = Field(default_factory=TuneTrainSettings)
     optim: TuneOptimSettings = Field(default_factory=TuneOptimSettings)
-    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
+    schedule: TuneScheduleSettings = Field(default_factory=TuneScheduleSettings)
     distributed: DistributedSettings = Field(default_factory=DistributedSettings)
 
     @model_validator(mode="after")
@@ -164,7 +175,7 @@ def as_run(settings: TuneSettings) -> Settings:
         data=DataSettings(**settings.data.model_dump()),
         train=train,
         optim=OptimSettings(**settings.optim.model_dump()),
-        schedule=settings.schedule,
+        schedule=ScheduleSettings(**settings.schedule.model_dump()),
         distributed=settings.distributed,
     )
 

@@ -131,26 +131,3 @@ def _option(
 def best(choices: Iterable[Choice]) -> Choice:
     """The one with the lowest expected loss."""
     return min(choices, key=lambda choice: choice.loss)
-
-
-def dropout_for(epochs: float) -> float:
-    """Share to drop by the passes over the text: none while it is new, more the oftener it is read."""
-    return next(share for share, most in DROPOUTS if epochs <= most)
-
-
-DROPOUTS = ((0.0, 4.0), (0.1, math.inf))
-"""Share to drop, up to so many epochs: at 12 of them 0.1 ended lower than 0.2 (docs/experiments.md)."""
-
-
-def momentum_for(steps: int) -> float:
-    """Muon's, by the length of the run: a short one forgets faster what its first steps looked like."""
-    return next(momentum for momentum, most in MOMENTA if steps <= most)
-
-
-MOMENTA = ((0.85, 200), (0.9, 1000), (0.95, math.inf))
-"""Momentum, up to so many steps: measured at 200 steps; above, the customary 0.95, and a step between."""
-
-
-def matrix_rate_for(steps: int) -> float:
-    """Muon's peak rate, by the length of the run: 0.03 ends lower from 500 steps on (docs/experiments.md)."""
-    return 0.05 if steps <= 300 else 0.03

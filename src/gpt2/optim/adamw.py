@@ -76,6 +76,7 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 def build_adamw(named_parameters: Iterable[tuple[str, nn.Parameter]], settings: OptimSettings) -> AdamW:
     """One AdamW over two groups, with and without decay."""
     assert settings.lr is not None and settings.beta2 is not None, "resolve the settings first"
+    assert settings.weight_decay is not None
     named = list(named_parameters)
     groups = [
         {"params": [p for n, p in named if decays(n, p) is decay], "weight_decay": settings.weight_decay * decay}

@@ -27,7 +27,7 @@ def build_optimizers(
     matrices = [(n, p) for n, p in named if settings.name == "muon" and p.dim() == 2 and n.startswith("h.")]
     optimizers: list[Optimizer] = []
     if matrices:
-        assert settings.matrix_lr is not None, "resolve the settings first"
+        assert settings.matrix_lr is not None and settings.weight_decay is not None, "resolve the settings first"
         fused = [p for n, p in matrices if n.endswith("attn.c_attn.weight")]
         single = [p for n, p in matrices if not n.endswith("attn.c_attn.weight")]
         optimizers.append(

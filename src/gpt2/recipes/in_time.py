@@ -80,7 +80,7 @@ def chosen_in_time(
     best = budget.best(considered)
     _explain(considered, best, text, prepared.stats.vocab_size, given.train.minutes or 0.0, shape_given)
     best = replace(best, batch_size=processes * math.ceil(best.batch_size / processes))  # each process gets as many
-    return _applied(settings, given, best, text, _looks(settings, prepared, best))
+    return _applied(settings, given, best, _looks(settings, prepared, best))
 
 
 def _text(prepared: Prepared) -> Text:
@@ -107,14 +107,11 @@ def _looks(settings: Settings, prepared: Prepared, best: Choice) -> int:
     return max(1, min(LOOKS_AT_MOST, int(LOOKING_SHARE * seconds / (LOOK_SECONDS + reading))))
 
 
-def _applied(settings: Settings, given: Settings, best: Choice, text: Text, looks: int) -> Settings:
+def _applied(settings: Settings, given: Settings, best: Choice, looks: int) -> Settings:
     """The choice as settings; whatever was given stays."""
-    epochs = best.tokens / text.tokens
     chosen: dict[str, dict[str, Any]] = {
-        "model": {**best.shape._asdict(), "dropout": budget.dropout_for(epochs)},
+        "model": best.shape._asdict(),
         "train": {"batch_size": best.batch_size, "steps": best.steps, "eval_every": math.ceil(best.steps / looks)},
-        "optim": {"momentum": budget.momentum_for(best.steps), "matrix_lr": budget.matrix_rate_for(best.steps)},
-        "schedule": {"name": "linear"},
     }
     if given.train.epochs is not None or given.train.steps is not None:
         del chosen["train"]["steps"]

@@ -124,6 +124,7 @@ def model_config(settings: Settings, prepared: Prepared) -> GPT2Config:
     """The sizes of a run's model."""
     sizes = settings.model
     assert sizes.context_length and sizes.n_layer and sizes.n_head and sizes.n_embd, "resolve the model first"
+    assert sizes.dropout is not None, "resolve the training first"
     return GPT2Config(
         vocab_size=prepared.stats.vocab_size,
         context_length=sizes.context_length,

@@ -41,7 +41,8 @@ def announce(settings: Settings, report: Report, device: torch.device, world: Wo
         f"Model: GPT-2 with {sizes.n_layer} layers, {sizes.n_head} heads, width {sizes.n_embd}, context "
         f"{sizes.context_length}: {report.parameters:,} parameters. Training: {train.steps:,} steps of "
         f"{train.batch_size} × {sizes.context_length} tokens ({report.epochs:.1f} epochs), "
-        f"{rates(settings.optim)}, {settings.schedule.name}, {train.precision} on {where}.",
+        f"{rates(settings.optim)}, {settings.schedule.name}, dropout {sizes.dropout:g}, weight decay "
+        f"{settings.optim.weight_decay:g}, {train.precision} on {where}.",
         style="dim",
     )
     if len(validation) > train.eval_tokens:

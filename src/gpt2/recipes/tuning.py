@@ -102,7 +102,7 @@ class Tuning:
     def _first_mark(self) -> int:
         return min(self.validating.roles.all)
 
-    def _base(self, dropout: float) -> GPT2:
+    def _base(self, dropout: float | None) -> GPT2:
         model = load_model(self._base_folder, dropout=dropout)
         if roles_of(load_tokenizer(self._base_folder)) is None:
             model = with_more_ids(model, self._first_mark, self.prepared.tokenizer.vocab_size)
