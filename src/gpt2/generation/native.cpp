@@ -129,6 +129,7 @@ inline Floats exponential(Floats x) {
 // Memory is fastest in order: what lies this far ahead is asked for, or, where rows are read side by side, what lies at
 // the same place of the next rows, in the order of memory.
 constexpr int AHEAD = 8192;  // bytes
+constexpr int FEW = 16;      // tokens, whose tiles all ask: some are not heard. Of more, the products are what takes time
 template <int R, class W> inline void ask_ahead(const W* w, int size, int k) {
   const char* from = (const char*)(w + R * k) + (R == 1 ? AHEAD : sizeof(W) * R * size);
   for (int r = 0; r < R; r++) __builtin_prefetch(from + 64 * r);
@@ -142,12 +143,12 @@ struct Fp32 {
   using Weight = float;
   using Input = float;
   static float prepare(const float* x, Input* to, int size) { std::memcpy(to, x, sizeof(float) * size); return 1; }
-  template <int R, int T> static void dots(const Weight* w, const Input* x, int size, float (&sums)[T][R]) {
+  template <int R, int T> static void dots(const Weight* w, const Input* x, int size, bool ahead, float (&sums)[T][R]) {
     Floats acc[R][T] = {};
     for (int k = 0; k < size; k += LANES) {
       Floats a[R];
       for (int r = 0; r < R; r++) a[r] = held<R>(load(w + r * size + k));
-      ask_ahead<R>(w, size, k);
+      if (ahead) ask_ahead<R>(w, size, k);
       for (int t = 0; t < T; t++) {
         Floats b = held<R>(load(x + t * size + k));
         for (int r = 0; r < R; r++) acc[r][t] += a[r] * b;
@@ -170,13 +171,13 @@ struct Bf16 {
     for (int k = 0; k < size; k++) narrow(x[k], to + k);
     return 1;
   }
-  template <int R, int T> static void dots(const Weight* w, const Input* x, int size, float (&sums)[T][R]) {
+  template <int R, int T> static void dots(const Weight* w, const Input* x, int size, bool ahead, float (&sums)[T][R]) {
     Floats acc[R][T] = {};
 #ifdef __AVX512BF16__
     for (int k = 0; k < size; k += 32) {
       __m512bh a[R];
       for (int r = 0; r < R; r++) a[r] = raw<__m512bh>(w + r * size + k);
-      ask_ahead<R>(w, size, k);
+      if (ahead) ask_ahead<R>(w, size, k);
       for (int t = 0; t < T; t++) {
         __m512bh b = raw<__m512bh>(x + t * size + k);
         for (int r = 0; r < R; r++) acc[r][t] = (Floats)_mm512_dpbf16_ps((__m512)acc[r][t], a[r], b);
@@ -207,13 +208,13 @@ struct Int8 {  // weights have a scale a row, inputs a scale a token
     for (int k = 0; k < size; k++) to[k] = uint8_t(int32_t(x[k] * inverse + 12582912.0f - 12582912.0f) + 128);
     return scale;
   }
-  template <int R, int T> static void dots(const Weight* w, const Input* x, int size, float (&sums)[T][R]) {
+  template <int R, int T> static void dots(const Weight* w, const Input* x, int size, bool ahead, float (&sums)[T][R]) {
 #ifdef __AVX512VNNI__
     __m512i acc[R][T] = {};
     for (int k = 0; k < size; k += 64) {
       __m512i a[R];
       for (int r = 0; r < R; r++) a[r] = held<R>(raw<__m512i>(w + r * size + k));
-      ask_ahead<R>(w, size, k);
+      if (ahead) ask_ahead<R>(w, size, k);
       for (int t = 0; t < T; t++) {
         __m512i b = held<R>(raw<__m512i>(x + t * size + k));
         for (int r = 0; r < R; r++) acc[r][t] = _mm512_dpbusd_epi32(acc[r][t], b, a[r]);
@@ -255,7 +256,7 @@ template <class P, int R, int T, class Sink>
 inline void tile(const Matrix& m, const typename P::Input* in, const float* scales, int size, int row, int token, Sink sink) {
   float sums[T][R];
   const auto* weight = (const typename P::Weight*)m.weight + int64_t(row) * size;
-  P::template dots<R, T>(weight, in + int64_t(token) * size, size, sums);
+  P::template dots<R, T>(weight, in + int64_t(token) * size, size, token < FEW, sums);
   for (int t = 0; t < T; t++) {
     for (int r = 0; r < R; r++)
       sums[t][r] = P::finish(sums[t][r], m, row + r, scales[token + t]);

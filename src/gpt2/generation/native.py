@@ -83,7 +83,7 @@ class NativeReader(Reader):
         self._read_tokens = library.read_tokens
         with torch.no_grad():
             for tensor in [*model.parameters(), *model.buffers()]:
-                tensor.data = _in_huge_pages(tensor.data)
+                tensor.data = in_huge_pages(tensor.data)
         self._tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self._kept: list[Tensor] = []  # memory that the structure points to
         self._blocks = (_Block * len(model.h))(*(self._block(f"h.{layer}") for layer in range(len(model.h))))
@@ -179,7 +179,7 @@ class NativeReader(Reader):
         return _Norm(self._address(self._tensors[f"{name}.weight"]), self._address(self._tensors[f"{name}.bias"]))
 
 
-def _in_huge_pages(tensor: Tensor) -> Tensor:
+def in_huge_pages(tensor: Tensor) -> Tensor:
     """A copy of a large tensor in pages of 2 MiB, where the system has them: read up to 1.4 times as fast."""
     page = 2**21
     size = tensor.numel() * tensor.element_size()
