@@ -11,13 +11,24 @@ from rich.table import Table
 from rich.text import Text
 
 
+class _Log(Console):
+    """A console whose reader may go away, as a pager that is left: then the work goes on in silence."""
+
+    def on_broken_pipe(self) -> None:
+        """Write to nowhere from now on; rich itself would end the program."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
+
+
 @functools.cache
 def console() -> Console:
     """The console for everything that is not a result. Made at first use, never at import.
 
     Where several processes train together, only the first speaks.
     """
-    return Console(stderr=True, highlight=False, quiet=_rank() != "0")
+    return _Log(stderr=True, highlight=False, quiet=_rank() != "0")
 
 
 @functools.cache

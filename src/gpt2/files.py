@@ -131,12 +131,52 @@ def require_folder(path: Path) -> None:
         raise RunError(f"There is no folder {parent}.", f"Make it, or choose another place for {path.name}.")
 
 
+def require_own(path: Path, beginning: bytes, kind: str) -> None:
+    """Stop where a file would be replaced that is none of ours.
+
+    Args:
+        path: that is to be written.
+        beginning: what every file of the kind begins with.
+        kind: in words, as "GGUF file".
+
+    Raises:
+        RunError: something else is there.
+    """
+    path = path.expanduser()
+    if path.is_dir():
+        raise RunError(f"{path} is a folder.", "Name a file.")
+    if path.exists():
+        with path.open("rb") as file:
+            if file.read(len(beginning)) != beginning:
+                raise RunError(f"{path} is there already, and is no {kind}.", "Choose another name for --out.")
+
+
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
     """Wait until no other process is in such a block of the same path, which becomes an empty file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path):
         yield
+
+
+@contextlib.contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Hold a file for this process, which adds to it.
+
+    Raises:
+        RunError: another process does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"Another process is writing {path}.", "Wait until it ends, or choose another file.") from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Signals before the first step: an answer at every moment, and no traceback."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -115,3 +116,15 @@ def test_ctrl_c_while_a_library_is_loaded(workplace: Path, command: str, library
         os.kill(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=60)
         assert (process.returncode, said) == (130, "Stopped.\n")
+
+
+def test_a_run_goes_on_when_nobody_reads_what_it_says(workplace: Path) -> None:
+    (workplace / "notes.txt").write_text(make_text(4000))
+    argv = [sys.executable, "-m", "gpt2", "train", "notes.txt", "--run", "unread", *SMALL, "--train.steps", "30"]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE) as training:
+        assert training.stderr is not None
+        training.stderr.readline()
+        training.stderr.close()
+        assert training.wait(120) == 0
+    state = json.loads((workplace / "runs" / "unread" / "run_state.json").read_text())
+    assert (state["status"], state["step"]) == ("completed", 30)

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from gpt2.errors import RunError, UserError
-from gpt2.files import atomic_folder, atomic_open, disk_error, locked, read_json, sweep_temporaries, write_json
+from gpt2.files import (
+    atomic_folder,
+    atomic_open,
+    disk_error,
+    locked,
+    read_json,
+    require_own,
+    sweep_temporaries,
+    write_json,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path: Path) -> None:
@@ -124,3 +133,16 @@ def test_a_full_disk_keeps_its_numbers_and_claims_nothing() -> None:
     assert disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x"), "saving").what == (
         "No space left while saving (x)."
     )
+
+
+def test_only_files_of_ours_are_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    require_own(path, b"GGUF", "GGUF file")
+    path.write_bytes(b"GGUF and more")
+    require_own(path, b"GGUF", "GGUF file")
+    for content in (b"", b"GG", b"a note"):
+        path.write_bytes(content)
+        with pytest.raises(RunError, match="is there already, and is no GGUF file"):
+            require_own(path, b"GGUF", "GGUF file")
+    with pytest.raises(RunError, match="is a folder"):
+        require_own(tmp_path, b"GGUF", "GGUF file")

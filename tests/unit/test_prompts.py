@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gpt2.errors import DataError, RunError
+from gpt2.files import only_writer
 from gpt2.generation.engine import Engine
 from gpt2.generation.request import Request, Sampling
 from gpt2.model.gpt2 import GPT2, GPT2Config
@@ -146,3 +147,34 @@ def test_no_prompts_are_a_mistake(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no prompts in"):
         answer_file(engine, empty, tmp_path / "answers.jsonl", asked, OPTIONS, MODEL)
     assert not (tmp_path / "answers.jsonl").exists()
+
+
+@pytest.mark.parametrize("content", ["a note of one line", '{"prompt": "one"}', "[1"])
+def test_a_file_that_is_not_ours_is_left_alone_though_its_last_line_has_no_end(
+    content: str, engine: Engine, source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "note.txt"
+    out.write_text(content)
+    with pytest.raises(RunError, match="is no answer to these prompts"):
+        answer_file(engine, source, out, asked, OPTIONS, MODEL)
+    assert out.read_text() == content
+    assert not settings_of(out).exists()
+
+
+def test_prompts_are_not_their_own_answers(engine: Engine, source: Path) -> None:
+    before = source.read_bytes()
+    with pytest.raises(RunError, match="holds the prompts"):
+        answer_file(engine, source, source.parent / "." / source.name, asked, OPTIONS, MODEL)
+    assert source.read_bytes() == before
+
+
+def test_two_do_not_write_one_file_of_answers(engine: Engine, source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "answers.jsonl"
+    with only_writer(out), pytest.raises(RunError, match="Another process is writing"):
+        answer_file(engine, source, out, asked, OPTIONS, MODEL)
+    answer_file(engine, source, out, asked, OPTIONS, MODEL)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "answers.jsonl",
+        "answers.jsonl.settings.json",
+        source.name,
+    ]

@@ -217,7 +217,7 @@ def _require_known(option: str, known: set[str], prog: str, elsewhere: Mapping[s
     said = [fix for beginning, fix in elsewhere.items() if option.startswith(beginning)]
     if said and not same:
         raise ConfigError(f"There is no option {option}.", said[0])
-    guess = same or [name for name in [nearest(option, sorted(known))] if name]
+    guess = same or [name for name in [nearest(option, sorted({*known, "--help"}))] if name]
     fix = f"Did you mean {' or '.join(guess)}?" if guess else f"All options: {prog} --help"
     raise ConfigError(f"There is no option {option}.", fix)
 

@@ -84,7 +84,7 @@ class Conversations:
         if not found:
             raise DataError(
                 f"There is no conversation in {', '.join(str(file.path) for file in self.files)}.",
-                "Each needs a question and an answer, neither of them empty.",
+                "Each needs a question and an answer, neither of them empty; two answers to choose from must differ.",
             )
 
     def fingerprint(self) -> str:

@@ -86,6 +86,15 @@ class Engine:
         """Texts that are being written."""
         return len(self._answers)
 
+    def too_long(self, prompt_ids: Sequence[int]) -> str | None:
+        """In words, that the model will see only the end of a prompt; None, where it sees all."""
+        if len(prompt_ids) <= self.context_length:
+            return None
+        return (
+            f"The model sees only the end of this prompt: its context holds {self.context_length:,} tokens, the prompt "
+            f"has {len(prompt_ids):,}."
+        )
+
     def admit(self, request: Request) -> int | None:
         """Take a request, if a row is free: its ticket, which `step` and `cancel` know it by; else None.
 

@@ -9,7 +9,7 @@ from gpt2.chat.template import RoleFormat
 from gpt2.config.commands import ExplainSettings
 from gpt2.console import progress, say, warn
 from gpt2.errors import CheckpointError, RunError
-from gpt2.files import atomic_open, disk_error, require_folder
+from gpt2.files import atomic_open, disk_error, require_folder, require_own
 from gpt2.generation.engine import Engine
 from gpt2.generation.load import open_engine
 from gpt2.generation.request import Sampling
@@ -29,6 +29,8 @@ from gpt2.training.checkpoint import (
     verify,
 )
 
+PAGE = b"<!doctype html>\n<!-- gpt2 explain -->"
+"""What its pages begin with."""
 SEED = 0
 """Where none is given: the same look again gives the same answer."""
 
@@ -41,6 +43,7 @@ def explain(settings: ExplainSettings) -> None:
     """
     if settings.out is not None:
         require_folder(Path(settings.out))
+        require_own(Path(settings.out), PAGE, "page of gpt2 explain")
     device = pick_device(settings.device)
     view = _over_time(settings, device) if settings.over_time else _look(settings, device)
     if view["asked"]:
@@ -131,6 +134,8 @@ def _continued(settings: ExplainSettings, engine: Engine, form: RoleFormat | Non
         warn(lost)
     if form is None:
         ids, stops = tokenizer.encode(prompt).tolist() or [tokenizer.end_of_text], ()
+        if cut := engine.too_long(ids):
+            warn(cut)
     else:  # of a message that is too long its end, as in a chat
         size = engine.context_length
         ids = form.shortened(tokenizer, prompt.strip(), size - min(settings.max_tokens, size // 2))

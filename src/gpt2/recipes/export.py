@@ -5,11 +5,11 @@ from pathlib import Path
 from gpt2.chat.template import CHAT_TEMPLATE
 from gpt2.config.commands import ExportSettings
 from gpt2.console import say
-from gpt2.files import disk_error, require_folder
+from gpt2.files import disk_error, require_folder, require_own
 from gpt2.tokenizer.roles import roles_of
 from gpt2.tokenizer.store import load_tokenizer
 from gpt2.training.checkpoint import open_checkpoint
-from gpt2.weights.gguf import write_gguf
+from gpt2.weights.gguf import MAGIC, write_gguf
 from gpt2.weights.huggingface import load_model
 
 
@@ -23,6 +23,7 @@ def export(settings: ExportSettings) -> None:
     name = checkpoint.run_folder or checkpoint.folder
     path = Path(settings.out or f"{name.absolute().name}.gguf").expanduser()
     require_folder(path)
+    require_own(path, MAGIC, "GGUF file")
     model, tokenizer = load_model(checkpoint.folder), load_tokenizer(checkpoint.folder)
     template = None if roles_of(tokenizer) is None else CHAT_TEMPLATE
     try:

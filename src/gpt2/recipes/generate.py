@@ -50,6 +50,8 @@ def generate(settings: GenerateSettings) -> None:
     if lost := cannot_spell(engine.tokenizer, prompt):
         warn(lost)
     requests = _requests(engine, prompt, settings)
+    if cut := engine.too_long(requests[0].prompt_ids):
+        warn(cut)
     # A terminal obeys control characters; a file or a pipe gets the text as it is.
     shown = printable if sys.stdout.isatty() else str
     began = time.perf_counter()

@@ -8,9 +8,12 @@ from typing import Any
 
 from gpt2.console import progress, say, warn
 from gpt2.errors import DataError, RunError
-from gpt2.files import disk_error, read_json, write_json
+from gpt2.files import disk_error, only_writer, read_json, write_json
 from gpt2.generation.engine import Engine
 from gpt2.generation.request import Request
+
+BEGINNING = b'{"index": '
+"""Of every line of answers; by it a torn one is told from a line of somebody else."""
 
 
 def answer_file(
@@ -43,22 +46,36 @@ def answer_file(
     prompts = read_prompts(source)
     if not prompts:
         raise DataError(f"There are no prompts in {source}.", "Write one on each line.")
+    if out.exists() and out.samefile(source):
+        raise RunError(f"{out} holds the prompts.", "Choose another file for --out.")
     try:
-        done = finished(out, prompts)
-        _require_alike(out, {"options": dict(options), "model": dict(model)}, begun=bool(done))
-        todo = [index for index in range(len(prompts)) if index not in done]
-        if done:
-            say(f"{len(done):,} of {len(prompts):,} prompts have answers in {out} already.", style="dim")
-        with out.open("a", encoding="utf-8") as file, progress("Answering", total=len(todo)) as advance:
-            began, tokens = time.perf_counter(), 0
-            for index, answers, finish, tokens in _answers(engine, {i: asked(prompts[i]) for i in todo}):
-                entry = {"index": index, "prompt": prompts[index], "answers": answers, "finish": finish}
-                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-                file.flush()
-                advance(1, f"{tokens / (time.perf_counter() - began):,.0f} tokens/s")
-            seconds = time.perf_counter() - began
+        with only_writer(out):
+            _answer(engine, prompts, out, asked, options, model)
     except OSError as error:
         raise disk_error(error, f"writing {out}") from error
+
+
+def _answer(
+    engine: Engine,
+    prompts: list[str],
+    out: Path,
+    asked: Callable[[str], list[Request]],
+    options: Mapping[str, Any],
+    model: Mapping[str, str],
+) -> None:
+    done = finished(out, prompts)
+    _require_alike(out, {"options": dict(options), "model": dict(model)}, begun=bool(done))
+    todo = [index for index in range(len(prompts)) if index not in done]
+    if done:
+        say(f"{len(done):,} of {len(prompts):,} prompts have answers in {out} already.", style="dim")
+    with out.open("a", encoding="utf-8") as file, progress("Answering", total=len(todo)) as advance:
+        began, tokens = time.perf_counter(), 0
+        for index, answers, finish, tokens in _answers(engine, {i: asked(prompts[i]) for i in todo}):
+            entry = {"index": index, "prompt": prompts[index], "answers": answers, "finish": finish}
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            file.flush()
+            advance(1, f"{tokens / (time.perf_counter() - began):,.0f} tokens/s")
+        seconds = time.perf_counter() - began
     say(f"{len(todo):,} prompts, {tokens:,} tokens in {seconds:.1f} s: {tokens / seconds:,.0f} tokens/s. {out}")
 
 
@@ -159,7 +176,7 @@ def finished(out: Path, prompts: list[str]) -> set[int]:
     if not out.exists():
         return set()
     lines = out.read_bytes().split(b"\n")
-    torn = len(lines.pop())  # empty if the last line is whole
+    torn = lines.pop()  # empty if the last line is whole
     done = set()
     for number, line in enumerate(lines, 1):
         try:
@@ -171,7 +188,9 @@ def finished(out: Path, prompts: list[str]) -> set[int]:
         if not fits:
             raise RunError(f"{out}, line {number}, is no answer to these prompts.", "Choose another file for --out.")
         done.add(index)
+    if torn[: len(BEGINNING)] != BEGINNING[: len(torn)]:
+        raise RunError(f"The last line of {out} is no answer to these prompts.", "Choose another file for --out.")
     if torn:
         with out.open("r+b") as file:
-            file.truncate(out.stat().st_size - torn)
+            file.truncate(out.stat().st_size - len(torn))
     return done

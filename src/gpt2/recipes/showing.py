@@ -163,10 +163,13 @@ def conclude(
         *speed(settings, config, records),
     ]
     table(f"Run {folder.name}, {outcome}", rows, ("", ""))
-    if best >= lines.bigram:
-        warn(
-            "The model predicts this text no better than counted pairs of tokens do (the bigram line). Train longer, "
-            "or give it more text."
-        )
+    known = {
+        lines.uniform: "guessing does (the uniform line)",
+        lines.unigram: "counted tokens do (the unigram line)",
+        lines.bigram: "counted pairs of tokens do (the bigram line)",
+    }
+    if best >= min(known):
+        beaten_by = known[max(line for line in known if best >= line)]
+        warn(f"The model predicts this text no better than {beaten_by}. Train longer, or give it more text.")
     say(f"Curves: {folder}/loss.png   Weights: {folder}/best (a Hugging Face folder)   Samples: {folder}/samples.jsonl")
     say(f'Next: gpt2 chat {folder}   ·   gpt2 generate {folder} "…"', style="bold")

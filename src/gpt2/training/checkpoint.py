@@ -292,7 +292,7 @@ def open_checkpoint(run: str | None, which: str = "best", root: Path = RUNS) -> 
         return OpenedCheckpoint(folder, None, step_of(folder), settings)
     run_folder = find_run(run, root)
     target = pointed(run_folder, which) if which in ("best", "last") else run_folder / "checkpoints" / which
-    if which not in ("best", "last") and not (target and target.is_dir()):
+    if which not in ("best", "last") and not (target and target.is_dir() and Path(which).name == which):
         names = ", ".join(path.name for path in list_checkpoints(run_folder)) or "none yet"
         raise RunError(f"{run_folder} has no checkpoint {which!r}.", f"There are: best, last, {names}.")
     if target is None or not target.is_dir():

@@ -18,6 +18,8 @@ from gpt2.model.gpt2 import GPT2
 from gpt2.tokenizer.base import Tokenizer
 from gpt2.tokenizer.layout import CONFIG_FILE, TOKENIZER_FILE
 
+MAGIC = b"GGUF"
+"""Every such file begins with it."""
 ALIGNMENT = 32
 """Every tensor begins at a multiple of so many bytes."""
 _NORMAL, _CONTROL = 1, 3  # kinds of tokens: text, and marks that no text spells
@@ -55,7 +57,7 @@ def write_gguf(path: Path, model: GPT2, tokenizer: Tokenizer, name: str, chat_te
     if chat_template is not None:
         values["tokenizer.chat_template"] = chat_template
     tensors = list(_tensors(model, tokenizer.vocab_size))
-    head = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(values))]
+    head = [MAGIC, struct.pack("<IQQ", 3, len(tensors), len(values))]
     head += [_text(key) + _typed(value) for key, value in values.items()]
     place = 0
     for key, tensor in tensors:
