@@ -206,7 +206,7 @@ def locked(folder: Path, fix: str = "Wait until it ends, or choose another name 
         lock.release()
 
 
-_INSIDE = re.compile(r"\.(.+?)\.(?:tmp|tmp-(?:old-)?[0-9a-f]{8}|[0-9a-f]{8}\.tmp)|\.lock(?:-owner)?")
+_INSIDE = re.compile(r"\.(.+?)\.(?:tmp|tmp-(?:old-)?[0-9a-f]{8}|[0-9a-f]{8}\.tmp|lock)|\.lock(?:-owner)?")
 """Names that only this program knows: of what is being written, and of locks."""
 
 

@@ -92,7 +92,7 @@ inline void store(float* to, __m512i v) { store(to, (Floats)_mm512_cvtepi32_ps(v
 // The sums of a tile's vectors: sums[t][r] that of acc[r][t].
 template <int R, int T, class V> inline void totals(const V (&acc)[R][T], float (&sums)[T][R]) {
 #ifdef __AVX512F__
-  if constexpr (R == 4 && T <= 4) {
+  if constexpr (R == ROWS) {
     V group[16] = {};
     for (int r = 0; r < R; r++)
       for (int t = 0; t < T; t++) group[4 * r + t] = acc[r][t];
