@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from tests.turnover import come_and_go
 from torch import Tensor
 
 from gpt2.generation.drafting import SHORT, TOKENS, Draft
@@ -118,23 +119,10 @@ def test_texts_that_come_and_go_are_those_without_guesses() -> None:
     asked = requests(24)
     expected = [answers(engine(guessing=False)[0], [request])[0] for request in asked]
     made, reader = engine(3)
-    draw, waiting, running = random.Random(2), list(range(24)), {}
-    written: dict[int, list[Delta]] = {number: [] for number in waiting}
-    cancelled = set()
-    while waiting or running:
-        if waiting and (ticket := made.admit(asked[waiting[0]])) is not None:
-            running[ticket] = waiting.pop(0)
-        if running and draw.random() < 0.05:
-            ticket = draw.choice(list(running))
-            made.cancel(ticket)
-            cancelled.add(running.pop(ticket))
-        for ticket, delta in made.step():
-            written[running[ticket]].append(delta)
-            if delta.finish:
-                del running[ticket]
+    written, cancelled = come_and_go(made, asked, 2)
     assert cancelled
     assert reader.guessed
-    for number, deltas in written.items():
+    for number, deltas in enumerate(written):
         assert deltas == (expected[number][: len(deltas)] if number in cancelled else expected[number])
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from tests.turnover import come_and_go
 
 from gpt2.generation.engine import CHUNK, Engine
 from gpt2.generation.native import NativeReader, compiled
@@ -74,23 +75,11 @@ def test_an_answer_does_not_depend_on_its_neighbours(slots: int, kind: str) -> N
 def test_texts_come_and_go_between_tokens() -> None:
     made, asked = engine(3), requests(9)
     alone = [answers(engine(1), [request])[0][0] for request in asked]
-    draw, waiting, running = random.Random(4), list(range(9)), {}
-    written: dict[int, list[int]] = {number: [] for number in waiting}
-    cancelled = set()
-    while waiting or running:
-        if waiting and (ticket := made.admit(asked[waiting[0]])) is not None:
-            running[ticket] = waiting.pop(0)
-        if running and draw.random() < 0.05:
-            ticket = draw.choice(list(running))
-            made.cancel(ticket)
-            cancelled.add(running.pop(ticket))
-        for ticket, delta in made.step():
-            written[running[ticket]] += [token.id for token in delta.tokens]
-            if delta.finish:
-                del running[ticket]
+    written, cancelled = come_and_go(made, asked, 4)
     assert made.active == 0
     assert cancelled
-    for number, ids in written.items():
+    for number, deltas in enumerate(written):
+        ids = [token.id for delta in deltas for token in delta.tokens]
         assert ids == (alone[number][: len(ids)] if number in cancelled else alone[number])
 
 
