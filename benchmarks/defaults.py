@@ -9,9 +9,7 @@ are not made again. At the end all tables are printed, as far as there are runs 
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -22,7 +20,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scaling import CONTEXT, SHAPES, write_prose
+from scaling import CONTEXT, trained, write_prose
 
 RESULTS = Path(__file__).parent / "defaults.jsonl"
 TOKENS = {("prose", 1): 166_114, ("prose", 8): 22_281, ("prose", 32): 4_776, ("shakespeare", 1): 1_003_854}
@@ -118,29 +116,17 @@ def questions() -> list[Question]:
 
 
 def train(work: Path, source: str | None, run: Run) -> dict[str, Any]:
-    n_layer, n_head, n_embd = SHAPES[run.shape]
-    name = "-".join(map(str, run)).replace(" ", "-")
     steps = max(1, round(run.epochs * TOKENS[run.text, run.part] / (run.batch * CONTEXT)))
-    if run.text == "prose":
-        reading = [f"part-{run.part}.csv", "--data.columns", "text"]
-    else:
-        assert source is not None
-        reading = [source, "--tokenizer", "char", "--data.split", "position"]
     schedule, *cooldown = run.schedule.split()
-    command = [
-        sys.executable, "-m", "gpt2", "train", *reading, "--run", name, "--model.n-layer", str(n_layer),
-        "--model.n-head", str(n_head), "--model.n-embd", str(n_embd), "--model.context-length", str(CONTEXT),
+    options = [
         "--model.dropout", str(run.dropout), "--train.batch-size", str(run.batch), "--train.steps", str(steps),
-        "--train.eval-every", str(max(5, steps // 16)), "--train.sample-tokens", "0", "--train.seed", str(run.seed),
+        "--train.eval-every", str(max(5, steps // 16)), "--train.seed", str(run.seed),
         "--optim.name", run.optimizer, "--optim.matrix-lr", str(run.matrix_lr), "--optim.momentum", str(run.momentum),
         "--optim.weight-decay", str(run.weight_decay), "--schedule.name", schedule,
         *(["--schedule.cooldown", *cooldown] if cooldown else []), *(["--optim.lr", str(run.lr)] if run.lr else []),
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, cwd=work, env=environment, check=True, capture_output=True)
-    folder = work / "runs" / name
-    report = json.loads((folder / "report.json").read_text())
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    name = "-".join(map(str, run)).replace(" ", "-")
+    _, report, lines = trained(work, name, run.text, run.part, source, run.shape, options)
     looks = [line for line in lines if "val_loss" in line]
     best = min(looks, key=lambda line: line["val_loss"])
     return {

@@ -16,7 +16,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpt2.corpus.python_docs import text_documents
 
@@ -58,27 +58,38 @@ def write_prose(folder: Path) -> None:
             csv.writer(file).writerows([("name", "text"), *text_documents()[::part]])
 
 
-def train(work: Path, source: str | None, run: Run) -> dict[str, object]:
-    n_layer, n_head, n_embd = SHAPES[run.shape]
-    name = "-".join(map(str, run))
-    steps = round(run.millions * 1e6 / (CONTEXT * BATCH))
-    if run.text == "prose":
-        reading = [f"part-{run.part}.csv", "--data.columns", "text"]
+def trained(
+    work: Path, name: str, text: str, part: int, source: str | None, shape: str, options: list[str]
+) -> tuple[Path, dict[str, Any], list[dict[str, Any]]]:
+    """Train with one thread, on a part of the prose or on a source's characters: folder, report, lines of metrics."""
+    n_layer, n_head, n_embd = SHAPES[shape]
+    if text == "prose":
+        reading = [f"part-{part}.csv", "--data.columns", "text"]
     else:
         assert source is not None
         reading = [source, "--tokenizer", "char", "--data.split", "position"]
     command = [
         sys.executable, "-m", "gpt2", "train", *reading, "--run", name, "--model.n-layer", str(n_layer),
         "--model.n-head", str(n_head), "--model.n-embd", str(n_embd), "--model.context-length", str(CONTEXT),
-        "--train.batch-size", str(BATCH), "--train.steps", str(steps), "--train.eval-every", str(max(10, steps // 8)),
-        "--train.sample-tokens", "0", "--schedule.name", "linear", "--model.dropout", str(run.dropout),
-        "--optim.matrix-lr", str(run.matrix_lr), "--optim.weight-decay", "0.1",
+        "--train.sample-tokens", "0", *options,
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=work, env=environment, check=True, capture_output=True)
     folder = work / "runs" / name
     report = json.loads((folder / "report.json").read_text())
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return folder, report, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def train(work: Path, source: str | None, run: Run) -> dict[str, object]:
+    n_layer, _, n_embd = SHAPES[run.shape]
+    steps = round(run.millions * 1e6 / (CONTEXT * BATCH))
+    options = [
+        "--train.batch-size", str(BATCH), "--train.steps", str(steps), "--train.eval-every", str(max(10, steps // 8)),
+        "--schedule.name", "linear", "--model.dropout", str(run.dropout), "--optim.matrix-lr", str(run.matrix_lr),
+        "--optim.weight-decay", "0.1",
+    ]  # fmt: skip
+    name = "-".join(map(str, run))
+    folder, report, lines = trained(work, name, run.text, run.part, source, run.shape, options)
     prepared = work / "runs/.prepared" / json.loads((folder / "run.json").read_text())["data"]
     return {
         **run._asdict(),
