@@ -6,11 +6,15 @@ import hashlib
 import os
 import platform
 import sys
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
 
 from gpt2.errors import ConfigError
+
+T = TypeVar("T")
 
 
 def pick_device(name: str, local_rank: int | None = None) -> torch.device:
@@ -66,6 +70,17 @@ def pick_matrix_precision(name: str, asked: str, device: torch.device) -> str:
     if name != "auto":
         return name
     return "bf16" if asked != "fp32" and multiplies_bf16(device) else "fp32"
+
+
+def apart(work: Callable[[], T]) -> T:
+    """The result of work that is done in a thread of its own, so that its helpers end with it.
+
+    PyTorch's threads are a team for each thread that has computed. As soon as all teams have more members than the
+    machine has cores, even if only one team works, each wait between two of its loops is a sleep: writing 16 texts of
+    124M in int8 then runs at 450 tokens a second instead of 700, on two cores.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(work).result()
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:

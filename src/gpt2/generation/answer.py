@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from gpt2.generation.drafting import Draft
 from gpt2.generation.request import Delta, Finish, Request, Token
-from gpt2.generation.sampling import Sampler
+from gpt2.generation.sampling import Sampler, log_softmax
 from gpt2.generation.stream import TextStream
 from gpt2.tokenizer.base import Tokenizer
 
@@ -40,7 +41,7 @@ class Answer:
         most = min(most, self.request.max_tokens - self._written - 1)
         return [] if self._draft is None or most < 1 else self._draft.guess(texts, most)
 
-    def write(self, logits: Tensor) -> Delta:
+    def write(self, logits: NDArray[np.float32]) -> Delta:
         """Choose the next token from its logits, shape (V,)."""
         chosen = self._sampler(logits)
         if chosen in self._ends:
@@ -58,11 +59,12 @@ class Answer:
             self._draft.add(chosen)
         return Delta(text, (token,), finish)
 
-    def _token(self, chosen: int, logits: Tensor) -> Token:
+    def _token(self, chosen: int, logits: NDArray[np.float32]) -> Token:
         """A token with what was asked about it."""
         spelled = self._tokenizer.decode_bytes([chosen])
         if self.request.logprobs is None:
             return Token(chosen, spelled)
-        logprobs = logits.double().log_softmax(dim=-1)
-        best, ids = logprobs.topk(min(self.request.logprobs, len(logprobs)))
-        return Token(chosen, spelled, logprobs[chosen].item(), tuple(zip(ids.tolist(), best.tolist(), strict=True)))
+        logprobs = log_softmax(logits)
+        best = np.argsort(-logprobs, kind="stable")[: self.request.logprobs]
+        alternatives = zip(best.tolist(), logprobs[best].tolist(), strict=True)
+        return Token(chosen, spelled, float(logprobs[chosen]), tuple(alternatives))

@@ -12,7 +12,7 @@ import math
 from collections.abc import Collection, Generator, Iterable, Sequence
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
 from gpt2.errors import CheckpointError
 from gpt2.generation.answer import Answer
@@ -143,8 +143,10 @@ class Engine:
                 deltas.append((ticket, Delta("", (), "length")))
         pieces = self._with_guesses(self._pieces())
         if pieces:
-            logits = self._read([piece for _, piece in pieces]).split([piece.answers for _, piece in pieces])
-            for (ticket, piece), own in zip(pieces, logits, strict=True):
+            logits = self._read([piece for _, piece in pieces])
+            ends = itertools.accumulate(piece.answers for _, piece in pieces)
+            for (ticket, piece), end in zip(pieces, ends, strict=True):
+                own = logits[end - piece.answers : end]
                 deltas += [(ticket, delta) for delta in self._write(ticket, piece, own)]
         return deltas
 
@@ -265,14 +267,14 @@ class Engine:
         answer.searched = True
         return True
 
-    def _read(self, pieces: list[Piece]) -> Tensor:
+    def _read(self, pieces: list[Piece]) -> NDArray[np.float32]:
         """Logits of the tokenizer's ids, shape (wanted, V)."""
         try:
             # A model may have more rows than its tokenizer has ids, for alignment; those mean nothing.
-            logits = self.reader.read(pieces)[..., : self.tokenizer.vocab_size]
+            logits = self.reader.read(pieces).numpy()[..., : self.tokenizer.vocab_size]
             # One sum tells of all of them; by NumPy in 10 µs, where PyTorch wakes its threads for 80.
             with np.errstate(all="ignore"):
-                total = float(logits.numpy().sum())
+                total = float(logits.sum())
             if not math.isfinite(total):
                 raise CheckpointError(
                     "The model's answer is not a number (NaN or infinity): its training has diverged.",
@@ -287,7 +289,7 @@ class Engine:
             raise
         return logits
 
-    def _write(self, ticket: int, piece: Piece, logits: Tensor) -> list[Delta]:
+    def _write(self, ticket: int, piece: Piece, logits: NDArray[np.float32]) -> list[Delta]:
         """The tokens behind a piece, from its logits, shape (answers, V), up to an end or one that was not guessed."""
         deltas: list[Delta] = []
         guesses = piece.ids[len(piece.ids) - piece.answers + 1 :]

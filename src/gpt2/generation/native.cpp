@@ -126,13 +126,13 @@ inline Floats exponential(Floats x) {
   return p * (Floats)((__builtin_convertvector(n, Ints) + 127) << 23);
 }
 
-// Memory is fastest in order: what lies this far ahead is asked for, or, where rows are read side by side, what lies at
-// the same place of the next rows, in the order of memory.
-constexpr int AHEAD = 8192;  // bytes
-constexpr int FEW = 16;      // tokens, whose tiles all ask: some are not heard. Of more, the products are what takes time
+// Where rows are read side by side, what lies at the same place of those after the next is asked for, in the order of
+// memory, and into the second cache: the first would lose what is being worked on (16 texts in fp32 take 1.3 times as
+// long). Rows that are read one by one the processor foresees by itself, and better: up to 1.2 times as fast.
+constexpr int FEW = 16;  // tokens, whose tiles all ask: some are not heard. Of more, the products are what takes time
 template <int R, class W> inline void ask_ahead(const W* w, int size, int k) {
-  const char* from = (const char*)(w + R * k) + (R == 1 ? AHEAD : sizeof(W) * R * size);
-  for (int r = 0; r < R; r++) __builtin_prefetch(from + 64 * r);
+  const char* from = (const char*)(w + R * k) + 2 * sizeof(W) * R * size;
+  for (int r = 0; r < R; r++) __builtin_prefetch(from + 64 * r, 0, 2);
 }
 
 struct Matrix { const void* weight; const float *scales, *row_sums, *bias; };
@@ -256,7 +256,7 @@ template <class P, int R, int T, class Sink>
 inline void tile(const Matrix& m, const typename P::Input* in, const float* scales, int size, int row, int token, Sink sink) {
   float sums[T][R];
   const auto* weight = (const typename P::Weight*)m.weight + int64_t(row) * size;
-  P::template dots<R, T>(weight, in + int64_t(token) * size, size, token < FEW, sums);
+  P::template dots<R, T>(weight, in + int64_t(token) * size, size, R > 1 && token < FEW, sums);
   for (int t = 0; t < T; t++) {
     for (int r = 0; r < R; r++)
       sums[t][r] = P::finish(sums[t][r], m, row + r, scales[token + t]);

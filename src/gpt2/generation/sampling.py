@@ -1,48 +1,42 @@
-"""Choosing the next token: a chain of pure functions on logits, and one object an answer that applies it.
+"""Choosing the next token: a chain of pure functions, and one object an answer that applies it.
 
-Shapes: logits are (V,) or (B, V), V the vocabulary's size; a chosen id is () or (B,). A token that may no longer be
-chosen has the logit minus infinity.
+Shapes: logits and weights are (V,), V the vocabulary's size, in 64-bit floats. A weight is how many times as likely a
+token is as the likeliest; the weight of one that may no longer be chosen is 0. Numbers are NumPy's: of 50,257 it makes
+a draw in 0.1 ms, where PyTorch took 0.2, and 0.4 to 6 with top-k or top-p.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from gpt2.generation.request import Sampling
 
-NUCLEUS = 1024
-"""Most nuclei have fewer tokens than this; finding so many largest is many times as fast as sorting all."""
+Floats = NDArray[np.float64]
+
+BLOCK = 256
+"""Weights are added up in blocks: the one that a draw falls into is found first, then the token in it."""
+RARE = (1e-3, 1e-4, 1e-5)
+"""Few tokens are likelier than this; where they are enough, no others are sorted."""
 
 
-def add_bias(logits: Tensor, bias: Mapping[int, float]) -> Tensor:
-    """Logits with something added to those of single ids."""
-    if not bias:
-        return logits
-    ids = torch.tensor(list(bias))
-    return logits.index_add(
-        -1, ids, torch.tensor(list(bias.values()), dtype=logits.dtype).expand(*logits.shape[:-1], -1)
-    )
-
-
-def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+def penalize_repetition(logits: Floats, seen: NDArray[np.bool_], penalty: float) -> Floats:
     """Logits of seen tokens divided by a penalty, negative ones multiplied (Keskar et al. 2019, section 4.1).
 
     Args:
-        logits: (V,) or (B, V).
-        seen: whether each token stands in the text so far, shape (V,), bool.
+        logits: shape (V,).
+        seen: whether each token stands in the text so far, shape (V,).
         penalty: above 0; 1 changes nothing.
     """
-    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+    return np.where(seen, np.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def penalize_counts(logits: Tensor, counts: Tensor, frequency: float, presence: float) -> Tensor:
+def penalize_counts(logits: Floats, counts: Floats, frequency: float, presence: float) -> Floats:
     """Logits less `frequency` for each time that a token was written, and less `presence` if it was at all.
 
     Args:
-        logits: (V,) or (B, V).
+        logits: shape (V,).
         counts: how often each token stands in the answer, shape (V,).
         frequency: 0 changes nothing; negative values encourage.
         presence: likewise.
@@ -50,59 +44,69 @@ def penalize_counts(logits: Tensor, counts: Tensor, frequency: float, presence: 
     return logits - frequency * counts - presence * (counts > 0)
 
 
-def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """Logits divided by a temperature above 0: below 1 the likely becomes likelier, above 1 the unlikely does.
-
-    The largest logit is moved to 0 first, which changes no probability and keeps tiny temperatures finite.
-    """
-    return (logits - logits.amax(dim=-1, keepdim=True)) / temperature
-
-
-def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Only the k largest logits, exactly k even where some are equal (Fan et al. 2018, section 5.4). k of 0: all."""
-    if k == 0 or k >= logits.shape[-1]:
-        return logits
-    largest, places = logits.topk(k, dim=-1)  # (…, k)
-    return torch.full_like(logits, -math.inf).scatter(-1, places, largest)
+def weigh(logits: Floats, temperature: float) -> Floats:
+    """Weights of tokens: softmax of the logits divided by a temperature above 0, its largest number moved to 1."""
+    weights = logits - logits.max()
+    weights /= temperature
+    return np.exp(weights, out=weights)
 
 
-def keep_top_p(logits: Tensor, p: float) -> Tensor:
+def keep_top_k(weights: Floats, k: int) -> Floats:
+    """Only the k likeliest tokens; of equals those with the lowest ids (Fan et al. 2018, section 5.4). k of 0: all."""
+    if k == 0 or k >= len(weights):
+        return weights
+    return _only(weights, _likeliest(weights, lambda some: len(some) >= k)[:k])
+
+
+def keep_top_p(weights: Floats, p: float) -> Floats:
     """Only the nucleus: the fewest likeliest tokens of probability p together (Holtzman et al. 2020, section 3.1).
 
     The likeliest token always stays; p of 1 keeps all.
     """
     if p >= 1.0:
-        return logits
-    total = logits.logsumexp(dim=-1, keepdim=True)
-    ordered, places = logits.topk(min(NUCLEUS, logits.shape[-1]), dim=-1)
-    if ((ordered - total).exp().sum(dim=-1) < p).any():  # a flat distribution: its nucleus is larger
-        ordered, places = logits.sort(dim=-1, descending=True, stable=True)
-    probabilities = (ordered - total).exp()
-    likelier = probabilities.cumsum(dim=-1) - probabilities  # what the tokens before each one have together
-    likelier[..., 0] = 0.0  # exactly, so that even the smallest p keeps the first
-    return torch.full_like(logits, -math.inf).scatter(-1, places, ordered.masked_fill(likelier >= p, -math.inf))
+        return weights
+    wanted = p * weights.sum()
+    likeliest = _likeliest(weights, lambda some: weights[some].sum() >= wanted)
+    before = np.cumsum(weights[likeliest]) - weights[likeliest]
+    before[0] = 0.0  # exactly, so that even the smallest p keeps the first
+    return _only(weights, likeliest[before < wanted])
 
 
-def keep_min_p(logits: Tensor, p: float) -> Tensor:
+def keep_min_p(weights: Floats, p: float) -> Floats:
     """Only tokens at least p times as likely as the likeliest (Nguyen et al. 2024, section 3). p of 0 keeps all."""
-    if p == 0.0:
-        return logits
-    return logits.masked_fill(logits < logits.amax(dim=-1, keepdim=True) + math.log(p), -math.inf)
+    return weights if p == 0.0 else np.where(weights < p * weights.max(), 0.0, weights)
 
 
-def greedy(logits: Tensor) -> Tensor:
-    """The likeliest token; of equals the one with the lowest id."""
-    return torch.from_numpy(np.asarray(logits.numpy().argmax(axis=-1)))  # 9 µs of 50,257; PyTorch's takes 80
+def draw(weights: Floats, generator: torch.Generator) -> int:
+    """A token drawn with probabilities as the weights: one random number a token, inverse transform."""
+    below = np.add.reduceat(weights, np.arange(0, len(weights), BLOCK)).cumsum()
+    number = below[-1] * torch.rand(1, dtype=torch.float64, generator=generator).item()
+    # What was rounded up to the total, of all or of a block, stands for the last token that can be chosen.
+    block = min(int(below.searchsorted(number, "right")), int(below.searchsorted(below[-1])))
+    within = weights[block * BLOCK : (block + 1) * BLOCK].cumsum()
+    left = number - (below[block - 1] if block else 0.0)
+    return block * BLOCK + min(int(within.searchsorted(left, "right")), int(within.searchsorted(within[-1])))
 
 
-def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """A token drawn with the probabilities that softmax gives: one random number a token, inverse transform."""
-    below = logits.softmax(dim=-1).cumsum(dim=-1)  # (…, V): ends at the total, 1 but for rounding
-    total = below[..., -1:].contiguous()
-    number = total * torch.rand(total.shape, dtype=logits.dtype, generator=generator)
-    # A product that was rounded up to the total stands for the last token that can be chosen.
-    chosen = torch.searchsorted(below, number, right=True).minimum(torch.searchsorted(below, total))
-    return chosen.squeeze(-1)
+def log_softmax(logits: NDArray[np.floating]) -> Floats:
+    """Natural log-probabilities of all tokens, shape (V,)."""
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max()
+    return shifted - np.log(np.exp(shifted).sum())
+
+
+def _likeliest(weights: Floats, enough: Callable[[NDArray[np.intp]], np.bool_ | bool]) -> NDArray[np.intp]:
+    """The ids of as many of the likeliest tokens as are enough, or more; the likeliest first, of equals the lowest."""
+    total = weights.sum()
+    likely = (np.flatnonzero(weights > rare * total) for rare in RARE)
+    ids = next((some for some in likely if enough(some)), np.arange(len(weights)))
+    return ids[np.argsort(-weights[ids], kind="stable")]
+
+
+def _only(weights: Floats, ids: NDArray[np.intp]) -> Floats:
+    kept = np.zeros_like(weights)
+    kept[ids] = weights[ids]
+    return kept
 
 
 class Sampler:
@@ -124,31 +128,37 @@ class Sampler:
             self.generator.seed()
         else:
             self.generator.manual_seed(sampling.seed)
-        self.seen: Tensor | None = None  # (V,): tokens of prompt and answer
-        self.counts: Tensor | None = None  # (V,): tokens of the answer
+        self.seen: NDArray[np.bool_] | None = None  # (V,): tokens of prompt and answer
+        self.counts: Floats | None = None  # (V,): tokens of the answer
         if sampling.repetition_penalty != 1.0:
-            self.seen = torch.zeros(vocab_size, dtype=torch.bool)
+            self.seen = np.zeros(vocab_size, dtype=np.bool_)
             self.seen[list(prompt_ids)] = True
         if sampling.frequency_penalty or sampling.presence_penalty:
-            self.counts = torch.zeros(vocab_size, dtype=torch.float64)
+            self.counts = np.zeros(vocab_size)
 
-    def adjusted(self, logits: Tensor) -> Tensor:
-        """What the draw reads: logits after the whole chain, in 64-bit floats."""
+    def adjusted(self, logits: NDArray[np.floating]) -> Floats:
+        """Logits after bias and penalties."""
         sampling = self.sampling
-        logits = add_bias(logits.double(), sampling.logit_bias)
+        adjusted = logits.astype(np.float64)
+        if sampling.logit_bias:
+            adjusted[list(sampling.logit_bias)] += list(sampling.logit_bias.values())
         if self.seen is not None:
-            logits = penalize_repetition(logits, self.seen, sampling.repetition_penalty)
+            adjusted = penalize_repetition(adjusted, self.seen, sampling.repetition_penalty)
         if self.counts is not None:
-            logits = penalize_counts(logits, self.counts, sampling.frequency_penalty, sampling.presence_penalty)
-        if sampling.greedy:
-            return logits
-        logits = apply_temperature(logits, sampling.temperature)
-        return keep_min_p(keep_top_p(keep_top_k(logits, sampling.top_k), sampling.top_p), sampling.min_p)
+            adjusted = penalize_counts(adjusted, self.counts, sampling.frequency_penalty, sampling.presence_penalty)
+        return adjusted
 
-    def __call__(self, logits: Tensor) -> int:
+    def weights(self, adjusted: Floats) -> Floats:
+        """What the draw reads: how likely each token is after the rest of the chain."""
+        sampling = self.sampling
+        weights = weigh(adjusted, sampling.temperature)
+        return keep_min_p(keep_top_p(keep_top_k(weights, sampling.top_k), sampling.top_p), sampling.min_p)
+
+    def __call__(self, logits: NDArray[np.floating]) -> int:
         """Choose from the logits of an answer's next token, shape (V,), and count it."""
-        logits = self.adjusted(logits)
-        token = int(greedy(logits) if self.sampling.greedy else draw(logits, self.generator))
+        adjusted = self.adjusted(logits)
+        # Of equals, greed takes the first.
+        token = int(adjusted.argmax()) if self.sampling.greedy else draw(self.weights(adjusted), self.generator)
         if self.seen is not None:
             self.seen[token] = True
         if self.counts is not None:

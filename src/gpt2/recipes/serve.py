@@ -5,16 +5,19 @@ import os
 import stat
 from pathlib import Path
 
+import torch
+
 from gpt2.chat.template import chat_format
 from gpt2.config.commands import ServeSettings
 from gpt2.console import say, warn
 from gpt2.errors import ConfigError
+from gpt2.generation.engine import Engine
 from gpt2.generation.load import open_engine
 from gpt2.generation.request import Sampling
 from gpt2.model.cost import parameters
 from gpt2.recipes.chat import template_of
 from gpt2.recipes.inspector import EngineInspector, training_text
-from gpt2.runtime import pick_device
+from gpt2.runtime import apart, pick_device
 from gpt2.serve import logs
 from gpt2.serve.app import build_app
 from gpt2.serve.limits import Limits, connections_that_fit
@@ -46,8 +49,9 @@ def serve(settings: ServeSettings) -> None:
     listener = bind(settings.host, settings.port)  # before the seconds that a model takes
     device = pick_device(settings.device)
     checkpoint = open_checkpoint(settings.run, settings.checkpoint)
-    engine = open_engine(checkpoint.folder, device, settings.precision, settings.slots)
-    engine.complete("", 1, Sampling())  # the first token takes longest; no client shall wait for it
+    engine = apart(
+        lambda: _opened(checkpoint, device, settings)
+    )  # the worker's thread is to be the only one that computes
 
     limits = Limits(queue=settings.queue, drain_seconds=settings.drain_seconds, connections=connections_that_fit())
     model = ServedModel(
@@ -113,6 +117,12 @@ def read_key(settings: ServeSettings) -> str | None:
             "Make one with: python -c 'import secrets; print(secrets.token_urlsafe())'",
         )
     return key
+
+
+def _opened(checkpoint: OpenedCheckpoint, device: torch.device, settings: ServeSettings) -> Engine:
+    engine = open_engine(checkpoint.folder, device, settings.precision, settings.slots)
+    engine.complete("", 1, Sampling())  # the first token takes longest; no client shall wait for it
+    return engine
 
 
 def _is_own(host: str) -> bool:

@@ -1,6 +1,7 @@
 """Answers on their way from the engine's thread to the event loop that waits for them."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Iterable
 
 from gpt2.generation.request import Delta
@@ -15,7 +16,8 @@ class Answer:
         self.open = requests
         """Requests whose last delta has not been read yet."""
         self.loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[tuple[int, Delta | ApiError]] = asyncio.Queue()
+        self._events: deque[tuple[int, Delta | ApiError]] = deque()
+        self._reader: asyncio.Future[None] | None = None  # who waits for an event
 
     async def read(self) -> tuple[int, Delta]:
         """What is new: the number of the request, counted from 0, and the delta.
@@ -23,11 +25,20 @@ class Answer:
         Raises:
             ApiError: one of the requests failed; none will be answered any more.
         """
-        index, event = await self._events.get()
+        while not self._events:
+            self._reader = self.loop.create_future()
+            await self._reader
+        index, event = self._events.popleft()
         if isinstance(event, ApiError):
             raise event
         self.open -= event.finish is not None
         return index, event
+
+    def put(self, index: int, event: Delta | ApiError) -> None:
+        """Something new; called in the event loop of this answer."""
+        self._events.append((index, event))
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Delta]]:
         while self.open:
@@ -41,4 +52,4 @@ News = tuple[Answer, int, Delta | ApiError]
 def deliver(news: Iterable[News]) -> None:
     """Hand news to their answers; called in the event loop of these."""
     for answer, index, event in news:
-        answer._events.put_nowait((index, event))
+        answer.put(index, event)

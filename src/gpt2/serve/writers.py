@@ -1,5 +1,6 @@
 """From the engine's deltas to what OpenAI's clients read: whole answers, or pieces of a stream."""
 
+import json
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -28,6 +29,9 @@ from gpt2.serve.responses import (
     Usage,
 )
 
+MARK = "\0"
+"""Stands for a text in a frame. Quoted as JSON, it is nothing that names and numbers could contain."""
+
 
 class Writer(ABC):
     """Writes the answers to one call, whole or in pieces.
@@ -51,10 +55,15 @@ class Writer(ABC):
         self.asked = asked
         self.written = 0
         """Tokens so far, all answers together."""
+        self._frames: dict[int, list[bytes]] = {}  # what stands around the text in the pieces of an answer
 
     @abstractmethod
     def piece(self, index: int, delta: Delta) -> BaseModel | None:
         """A piece of a stream; None if there is nothing to say."""
+
+    @abstractmethod
+    def settled(self, index: int) -> bool:
+        """Whether pieces of an answer that has begun differ in nothing but their text from now on, up to its end."""
 
     @abstractmethod
     def last_piece(self) -> BaseModel:
@@ -89,17 +98,28 @@ class Writer(ABC):
             yield b"data: " + error.body() + b"\n\n"
             return
         if self.with_usage:
-            yield _framed(self.last_piece())
+            yield self._framed(self.last_piece())
         yield b"data: [DONE]\n\n"
 
     def _event(self, index: int, delta: Delta) -> bytes | None:
         self.written += len(delta.tokens)
+        plain = bool(delta.text) and delta.finish is None and not self.with_logprobs
+        if plain and index in self._frames:
+            return _quoted(delta.text).join(self._frames[index])
         piece = self.piece(index, delta)
-        return None if piece is None else _framed(piece, without=() if self.with_usage else ("usage",))
+        if piece is None:
+            return None
+        if plain and self.settled(index) and (following := self.piece(index, Delta(MARK, ()))) is not None:
+            self._frames[index] = self._framed(following).split(_quoted(MARK))
+        return self._framed(piece)
+
+    def _framed(self, piece: BaseModel) -> bytes:
+        without = set() if self.with_usage else {"usage"}
+        return b"data: " + piece.model_dump_json(exclude=without).encode() + b"\n\n"
 
 
-def _framed(piece: BaseModel, without: Sequence[str] = ()) -> bytes:
-    return b"data: " + piece.model_dump_json(exclude=set(without)).encode() + b"\n\n"
+def _quoted(text: str) -> bytes:
+    return json.dumps(text, ensure_ascii=False).encode()
 
 
 class CompletionWriter(Writer):
@@ -121,6 +141,10 @@ class CompletionWriter(Writer):
             index=index, text=text, logprobs=self._logprobs(index, delta.tokens), finish_reason=delta.finish
         )
         return Completion(id=self.id, created=self.created, model=self.model.id, choices=[choice])
+
+    def settled(self, index: int) -> bool:
+        """From the first piece on."""
+        return not self._echoes[index]
 
     def last_piece(self) -> Completion:
         """A piece without text, with the usage."""
@@ -182,6 +206,10 @@ class ChatWriter(Writer):
             finish_reason=delta.finish,
         )
         return ChatChunk(id=self.id, created=self.created, model=self.model.id, choices=[choice])
+
+    def settled(self, index: int) -> bool:
+        """From the first word on: the white space before it is not shown."""
+        return self._said[index]
 
     def last_piece(self) -> ChatChunk:
         """A piece without text, with the usage."""
