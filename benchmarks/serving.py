@@ -1,6 +1,6 @@
 """How much of the engine's speed its clients get: 16 streams beside one, and HTTP beside the bare engine, in turn.
 
-    python benchmarks/serving.py --preset gpt2-midi
+    python benchmarks/serving.py
 
 The weights are random, which costs the same. The client is one process of bare sockets, so that it takes little of
 the machine that both sides share. A round is: the engine alone with 16 texts, the server with 16 clients, the server
@@ -8,8 +8,9 @@ with one.
 """
 
 import argparse
-import asyncio
 import json
+import selectors
+import socket
 import statistics
 import sys
 import tempfile
@@ -59,33 +60,39 @@ def bare(engine: Engine, clients: int, tokens: int, seed: int) -> Measured:
     return Measured(clients * tokens / seconds, list(first.values()), cpu)
 
 
-async def stream(port: int, ids: list[int], tokens: int) -> tuple[float, int]:
-    """One client: seconds to its first piece, and tokens in all."""
+def asked(port: int, ids: list[int], tokens: int) -> socket.socket:
+    """A client that has asked for a stream."""
     body = {"model": "bench", "prompt": ids, "max_tokens": tokens, "stream": True, "seed": 1}
     options = {"stream_options": {"include_usage": True}, "logit_bias": {"50256": -100}}
     content = json.dumps({**body, **options}).encode()
     head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    began = time.perf_counter()
-    writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
-    first, last = None, b""
-    while line := await reader.readline():
-        if line.startswith(b"data: {"):
-            first = first or time.perf_counter() - began
-            last = line
-    writer.close()
-    assert first is not None, "the server refused"
-    return first, json.loads(last.removeprefix(b"data: "))["usage"]["completion_tokens"]
+    client = socket.create_connection(("127.0.0.1", port))
+    client.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+    return client
 
 
-async def served(server: ServerProcess, clients: int, tokens: int, seed: int) -> Measured:
+def served(server: ServerProcess, clients: int, tokens: int, seed: int) -> Measured:
     """Streaming clients, all at once."""
     began, worked = time.perf_counter(), server.cpu_seconds()
-    results = await asyncio.gather(*(stream(server.port, ids, tokens) for ids in prompts(clients, seed)))
-    written = sum(count for _, count in results)
-    assert written == clients * tokens, f"{written} tokens of {clients * tokens}"
-    seconds = time.perf_counter() - began
-    return Measured(written / seconds, [first for first, _ in results], server.cpu_seconds() - worked)
+    first: dict[int, float] = {}
+    texts: dict[int, list[bytes]] = {}
+    with selectors.DefaultSelector() as selector:
+        for number, ids in enumerate(prompts(clients, seed)):
+            selector.register(asked(server.port, ids, tokens), selectors.EVENT_READ, number)
+            texts[number] = []
+        while selector.get_map():
+            for key, _ in selector.select():
+                part = key.fileobj.recv(65536)  # type: ignore[union-attr]
+                if b"data: {" in part:
+                    first.setdefault(key.data, time.perf_counter() - began)
+                texts[key.data].append(part)
+                if not part:
+                    selector.unregister(key.fileobj).fileobj.close()  # type: ignore[union-attr]
+    seconds, cpu = time.perf_counter() - began, server.cpu_seconds() - worked
+    for text in texts.values():
+        usage = b"".join(text).rsplit(b'"completion_tokens":', 1)[1]
+        assert int(usage.split(b",")[0]) == tokens, "a client got fewer tokens than it asked for"
+    return Measured(clients * tokens / seconds, list(first.values()), cpu)
 
 
 def measure(preset: str, precision: str, clients: int, tokens: int, rounds: int) -> list[dict[str, Measured]]:
@@ -96,14 +103,14 @@ def measure(preset: str, precision: str, clients: int, tokens: int, rounds: int)
         try:
             engine = open_engine(folder, torch.device("cpu"), precision, clients)
             bare(engine, clients, WARM_UP, 0)
-            asyncio.run(served(server, clients, WARM_UP, 0))
+            served(server, clients, WARM_UP, 0)
             taken = []
             for number in range(rounds):
                 taken.append(
                     {
                         "engine": bare(engine, clients, tokens, 2 * number + 1),
-                        "many": asyncio.run(served(server, clients, tokens, 2 * number + 1)),
-                        "one": asyncio.run(served(server, 1, tokens, 2 * number + 2)),
+                        "many": served(server, clients, tokens, 2 * number + 1),
+                        "one": served(server, 1, tokens, 2 * number + 2),
                     }
                 )
                 speeds = "  ".join(f"{name} {one.tokens_per_second:8.1f}" for name, one in taken[-1].items())
@@ -115,7 +122,7 @@ def measure(preset: str, precision: str, clients: int, tokens: int, rounds: int)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="gpt2-midi", choices=sorted(PRESETS), help="size of the model")
+    parser.add_argument("--preset", default="gpt2", choices=sorted(PRESETS), help="size of the model")
     parser.add_argument("--clients", type=int, default=16, help="streaming clients, and slots of the server")
     parser.add_argument("--tokens", type=int, default=128, help="tokens of an answer")
     parser.add_argument("--rounds", type=int, default=5, help="times that all is measured")
