@@ -264,17 +264,19 @@ inline void tile(const Matrix& m, const typename P::Input* in, const float* scal
   }
 }
 
-// Some rows by all tokens, in tiles of about as many tokens each.
+// Rows from one to another by all tokens, in tiles of about as many tokens each.
 template <class P, int R, class Sink>
-inline void tiles(const Matrix& m, const typename P::Input* in, const float* scales, int n, int size, int row, Sink sink) {
+inline void tiles(const Matrix& m, const typename P::Input* in, const float* scales, int n, int size, int first, int end, Sink sink) {
   for (int token = 0, left = (n + TOKENS - 1) / TOKENS; left; left--) {
     int count = (n - token + left - 1) / left;
-    if (count == 1) tile<P, R, 1>(m, in, scales, size, row, token, sink);
-    if (count == 2) tile<P, R, 2>(m, in, scales, size, row, token, sink);
+    for (int row = first; row < end; row += R) {
+      if (count == 1) tile<P, R, 1>(m, in, scales, size, row, token, sink);
+      if (count == 2) tile<P, R, 2>(m, in, scales, size, row, token, sink);
 #ifdef __AVX512F__
-    if (count == 3) tile<P, R, 3>(m, in, scales, size, row, token, sink);
-    if (count == 4) tile<P, R, 4>(m, in, scales, size, row, token, sink);
+      if (count == 3) tile<P, R, 3>(m, in, scales, size, row, token, sink);
+      if (count == 4) tile<P, R, 4>(m, in, scales, size, row, token, sink);
 #endif
+    }
     token += count;
   }
 }
@@ -282,6 +284,7 @@ inline void tiles(const Matrix& m, const typename P::Input* in, const float* sca
 // All rows by all tokens; the threads share the rows, and wait for each other at the end. For a single token all depends
 // on memory, which gives more if it is read at some places at once: each thread goes along as many stripes of the matrix.
 constexpr int STRIPES = 3;
+constexpr int MANY = 32;  // rows that take their turn at a tile's tokens, where all tokens do not fit into a cache
 template <class P, class Sink>
 void multiply(const Matrix& m, const typename P::Input* in, const float* scales, int n, int rows, int size, Sink sink) {
   if (n == 1) {
@@ -292,10 +295,12 @@ void multiply(const Matrix& m, const typename P::Input* in, const float* scales,
     for (int row = stripe * STRIPES; row < rows; row++) tile<P, 1, 1>(m, in, scales, size, row, 0, sink);
     return;
   }
+  const int together = n > FEW ? MANY : ROWS, whole = rows / ROWS * ROWS;
 #pragma omp for schedule(static) nowait
-  for (int block = 0; block < rows / ROWS; block++) tiles<P, ROWS>(m, in, scales, n, size, block * ROWS, sink);
+  for (int row = 0; row < whole; row += together)
+    tiles<P, ROWS>(m, in, scales, n, size, row, std::min(row + together, whole), sink);
 #pragma omp for schedule(static)
-  for (int row = rows / ROWS * ROWS; row < rows; row++) tiles<P, 1>(m, in, scales, n, size, row, sink);
+  for (int row = whole; row < rows; row++) tiles<P, 1>(m, in, scales, n, size, row, row + 1, sink);
 }
 
 void normalize(const float* x, const Norm& norm, int size, float* to) {
