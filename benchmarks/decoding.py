@@ -218,8 +218,8 @@ def contestant(pipe: Connection, name: str, folder: Path, precision: str, batch:
         pipe.send(time.perf_counter() - began)
 
 
-def compare(folder: Path, precision: str, batch: int, shape: tuple[int, int], rounds: int) -> dict[str, float]:
-    """Contestant → seconds, the median over rounds in which each has a turn."""
+def compare(folder: Path, precision: str, batch: int, shape: tuple[int, int], rounds: int) -> dict[str, list[float]]:
+    """Contestant → seconds of each round, in which each has a turn."""
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     processes = []
@@ -241,7 +241,12 @@ def compare(folder: Path, precision: str, batch: int, shape: tuple[int, int], ro
         pipe.send(None)
     for process in processes:
         process.join()
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
+
+
+def times(one: list[float], other: list[float]) -> float:
+    """How many times as long the first takes as the second: the median over rounds, since the machine's speed drifts."""
+    return statistics.median(a / b for a, b in zip(one, other, strict=True))
 
 
 def weight_bytes(precision: str) -> int:
@@ -285,31 +290,32 @@ def main() -> None:
         head = ["", "precision", "ours", *peers, "ours ÷ fastest peer", "of the limit"]
         lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
         for batch in arguments.batches:
+            turns = arguments.rounds * (3 if batch == 1 else 1)
             for precision in arguments.precisions:
-                found = compare(folder, precision, batch, (PROMPT, NEW), arguments.rounds)
-                rates = {name: batch * NEW / value for name, value in found.items()}
+                found = compare(folder, precision, batch, (PROMPT, NEW), turns)
                 what = f"{batch} text{'s' * (batch > 1)}, tokens/s"
-                share = f"{rates['ours'] / rates['memory']:.0%}" if "memory" in rates else ""
-                lines.append(_row(what, precision, rates, peers, share, "0f"))
-                at = f"{rates['memory'] * weight_bytes(precision) / 1e9:.1f} GB/s" if "memory" in rates else ""
-                print(lines[-1], at, flush=True)
+                lines.append(_row(what, precision, batch * NEW, found, peers, "0f"))
+                rate = NEW / statistics.median(found["memory"]) if "memory" in found else 0.0
+                print(lines[-1], f"{rate * weight_bytes(precision) / 1e9:.1f} GB/s" if rate else "", flush=True)
         for precision in arguments.precisions:
-            found = compare(folder, precision, 1, (LONG, 1), 2 * arguments.rounds)
-            rates = {name: 1 / value for name, value in found.items()}
-            lines.append(_row(f"first token after {LONG}, per s", precision, rates, peers, "", "2f"))
+            found = compare(folder, precision, 1, (LONG, 1), 3 * arguments.rounds)
+            lines.append(_row(f"first token after {LONG}, per s", precision, 1, found, peers, "2f"))
             print(lines[-1], flush=True)
     lines += [
         "",
-        f"{machine()}; medians of {arguments.rounds} rounds. Prompts of {PROMPT} tokens, {NEW} new ones, greedy; the "
+        f"{machine()}; medians of {arguments.rounds} rounds, of 3 times as many with one text. Prompts of {PROMPT} tokens, {NEW} new ones, greedy; the "
         "limit: as many bytes as the weights have, read by all cores for each new token and nothing else, in turn.",
     ]
     write_section("decoding", "Writing with 124M", lines)
 
 
-def _row(what: str, precision: str, rates: dict[str, float], peers: list[str], share: str, form: str) -> str:
-    fastest = max((rates[name] for name in peers if name in rates), default=float("nan"))
+def _row(what: str, precision: str, count: int, found: dict[str, list[float]], peers: list[str], form: str) -> str:
+    rates = {name: count / statistics.median(seconds) for name, seconds in found.items()}
+    fastest = max((name for name in peers if name in rates), key=lambda name: rates[name], default=None)
+    ahead = f"**{times(found[fastest], found['ours']):.2f}**" if fastest else ""
+    share = f"{times(found['memory'], found['ours']):.0%}" if "memory" in found else ""
     cells = [f"{rates[name]:.{form}}" if name in rates else "–" for name in ("ours", *peers)]
-    return "| " + " | ".join([what, precision, *cells, f"**{rates['ours'] / fastest:.2f}**", share]) + " |"
+    return "| " + " | ".join([what, precision, *cells, ahead, share]) + " |"
 
 
 if __name__ == "__main__":

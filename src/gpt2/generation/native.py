@@ -81,6 +81,9 @@ class NativeReader(Reader):
     def __init__(self, model: GPT2, rows: int, library: ctypes.CDLL) -> None:
         super().__init__(model, rows)
         self._read_tokens = library.read_tokens
+        pointer, number = ctypes.c_void_p, ctypes.c_int32
+        self._read_tokens.argtypes = (pointer, number, pointer, pointer, pointer, number, pointer, number, pointer)
+        self._read_tokens.restype = None
         with torch.no_grad():
             for tensor in [*model.parameters(), *model.buffers()]:
                 tensor.data = in_huge_pages(tensor.data)
@@ -122,29 +125,23 @@ class NativeReader(Reader):
     def _read_short(self, pieces: Sequence[Piece]) -> Tensor:
         """Read pieces of any lengths at once: the logits that are wanted, shape (wanted, V)."""
         lengths = self.cache.lengths
-        ids = np.array([token for piece in pieces for token in piece.ids], dtype=np.int32)
-        rows = np.array([piece.row for piece in pieces for _ in piece.ids], dtype=np.int32)
-        positions = np.array(
-            [lengths[piece.row] + place for piece in pieces for place in range(len(piece.ids))], dtype=np.int32
-        )
+        ids = [token for piece in pieces for token in piece.ids]
+        rows = [piece.row for piece in pieces for _ in piece.ids]
+        positions = [lengths[piece.row] + place for piece in pieces for place in range(len(piece.ids))]
         ends = itertools.accumulate(len(piece.ids) for piece in pieces)
-        wanted = np.array(
-            [place for piece, end in zip(pieces, ends, strict=True) for place in range(end - piece.answers, end)],
-            dtype=np.int32,
-        )
-        assert positions.max() < self.cache.capacity, (
-            f"{positions.max() + 1} tokens in a cache of {self.cache.capacity}"
-        )
+        wanted = [place for piece, end in zip(pieces, ends, strict=True) for place in range(end - piece.answers, end)]
+        assert max(positions) < self.cache.capacity, f"{max(positions) + 1} tokens in a cache of {self.cache.capacity}"
+        # After each reading the processor's caches hold weights and nothing of Python, so that every call here costs.
+        numbers = np.array([*ids, *rows, *positions, *wanted], dtype=np.int32)
         logits = torch.empty(len(wanted), self._model.vocabulary)
         self._model.threads = torch.get_num_threads()
+        start, step = numbers.ctypes.data, numbers.itemsize * len(ids)
         self._read_tokens(
-            ctypes.byref(self._model),
+            ctypes.addressof(self._model),
             self._precision_number,
-            *(array.ctypes.data_as(ctypes.c_void_p) for array in (ids, rows, positions)),
-            len(ids),
-            wanted.ctypes.data_as(ctypes.c_void_p),
-            len(wanted),
-            ctypes.c_void_p(logits.data_ptr()),
+            *(start, start + step, start + 2 * step, len(ids)),
+            *(start + 3 * step, len(wanted)),
+            logits.data_ptr(),
         )
         for piece in pieces:
             self.cache.advance(len(piece.ids), [piece.row])
