@@ -303,8 +303,9 @@ def main() -> None:
             print(lines[-1], flush=True)
     lines += [
         "",
-        f"{machine()}; medians of {arguments.rounds} rounds, of 3 times as many with one text. Prompts of {PROMPT} tokens, {NEW} new ones, greedy; the "
-        "limit: as many bytes as the weights have, read by all cores for each new token and nothing else, in turn.",
+        f"{machine()}; medians of {arguments.rounds} rounds, of 3 times as many with one text. Prompts of {PROMPT} "
+        f"tokens, {NEW} new ones, greedy; the limit: as many bytes as the weights have, read by all cores for each new "
+        "token and nothing else, in turn.",
     ]
     write_section("decoding", "Writing with 124M", lines)
 
