@@ -245,7 +245,7 @@ def compare(folder: Path, precision: str, batch: int, shape: tuple[int, int], ro
 
 
 def times(one: list[float], other: list[float]) -> float:
-    """How many times as long the first takes as the second: the median over rounds, since the machine's speed drifts."""
+    """How many times as long the first takes as the second: the median over rounds, as the machine's speed drifts."""
     return statistics.median(a / b for a, b in zip(one, other, strict=True))
 
 
