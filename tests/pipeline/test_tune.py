@@ -280,6 +280,9 @@ def test_a_folder_of_transformers_is_a_base(cli: Cli, workplace: Path, base: Pat
         (("tune", "base", "faq.csv", "--replay", "2"), "replay"),
         (("tune", "base", "faq.csv", "--lora.rank", "4", "--optim.name", "muon"), "Muon"),
         (("tune", "base", "faq.csv", "--lora.rank", "4", "--distributed.strategy", "fsdp"), "ddp"),
+        (("tune", "base", "faq.csv", "--lora.rank", "4096"), "more than base's width of"),
+        (("tune", "base", "faq.csv", "--lora.alpha", "8"), "Set --lora.rank, such as 8, or leave --lora.alpha out."),
+        (("tune", "base", "faq.csv", "--beta", "0.2"), "--beta is of preferences"),
         (("tune", "base", "faq.csv", "--data.validatoin", "0.2"), "validat"),
     ],
 )

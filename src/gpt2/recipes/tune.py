@@ -49,6 +49,11 @@ def tune(settings: TuneSettings, started: float) -> None:
         )
     if settings.lora.rank and settings.distributed.strategy == "fsdp":
         raise ConfigError("LoRA keeps the weights whole in each process.", "Choose --distributed.strategy ddp.")
+    if settings.lora.alpha is not None and not settings.lora.rank:
+        raise ConfigError(
+            "--lora.alpha is of LoRA's products, and there are none: all weights are learned.",
+            "Set --lora.rank, such as 8, or leave --lora.alpha out.",
+        )
     world = world_from_environment()
     device = pick_device(settings.train.device, world.local_rank if world.size > 1 else None)
     with joined(world, device.type == "cuda"), contextlib.ExitStack() as stack:
@@ -109,6 +114,12 @@ def _with_base(settings: Settings, given: TuneSettings, base: OpenedCheckpoint) 
     """The settings of the run with what its base fixes: the sizes, the tokenizer, the text to replay."""
     tokenizer = load_tokenizer(base.folder)
     sizes = config_from_hf(read_json(base.folder / "config.json"), base.folder / "config.json")
+    if given.lora.rank > sizes.n_embd:
+        raise ConfigError(
+            f"--lora.rank {given.lora.rank} is more than {given.base}'s width of {sizes.n_embd}: its products would be "
+            "larger than the weights.",
+            "Choose a small one, such as 8; or 0: all weights are learned.",
+        )
     text = _text_of(base)
     if text is None and given.replay:
         raise ConfigError(
@@ -144,6 +155,11 @@ def _for_kind(settings: Settings, given: TuneSettings, base: OpenedCheckpoint, p
     """The settings with what depends on what is learned: answers, or preferences."""
     assert settings.tuning and settings.model.n_embd
     tuning = settings.tuning
+    if not preferences and "beta" in given.model_fields_set:
+        raise ConfigError(
+            "--beta is of preferences, and here each question has one answer.",
+            "Name the column of the worse answers with --rejected, or leave --beta out.",
+        )
     if preferences and given.replay:
         raise ConfigError("No text can be replayed among pairs of answers.", "Leave --replay out.")
     if preferences and given.distributed.strategy == "fsdp":
