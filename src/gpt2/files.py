@@ -18,6 +18,9 @@ from filelock import FileLock, Timeout
 
 from gpt2.errors import RunError, UserError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where there is no room."""
+
 
 def sha256_file(path: Path) -> str:
     """The sha256 of a file's bytes, in hexadecimal, read in blocks."""
@@ -48,6 +51,9 @@ def atomic_open(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         fsync_folder(path.parent)
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -98,8 +104,17 @@ def atomic_folder(final: Path) -> Iterator[Path]:
         else:
             os.replace(temporary, final)
         fsync_folder(final.parent)
+    except OSError as error:
+        _name(error, final)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _name(error: OSError, path: Path) -> None:
+    """Note in a disk's error what was written: a file that is open knows its number only."""
+    if error.filename is None and error.errno in FULL:
+        error.filename = str(path)
 
 
 def sweep_temporaries(folder: Path, of: str = "", older_than: float = 0.0) -> None:
@@ -229,7 +244,7 @@ def disk_error(error: OSError, doing: str = "") -> UserError:
     where = f" while {doing}" + (f" ({path})" if path else "")
     if not doing:
         where = f": cannot {_tried(path)} {path.absolute()}" if path else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in FULL:
         known = error.strerror in (None, os.strerror(error.errno))
         much = "" if known else f": {error.strerror}"
         return UserError(f"No space left{where}{much}.", "Free some disk space, then start it again.")

@@ -94,6 +94,14 @@ def test_a_finished_run_is_repeated_by_its_run_json(cli: Cli, halted: Path, work
         assert torch.equal(value, load_file(workplace / "runs/again/last/model.safetensors")[name])
 
 
+def test_a_fork_that_got_worse_says_so(cli: Cli, halted: Path, workplace: Path) -> None:
+    answer = cli("train", "--fork", "first", "--train.steps", "4", "--optim.lr", "0.5", "--optim.matrix-lr", "0.9")
+    assert answer.code == 0
+    assert "It got no better" in answer.err
+    assert "step-00000020" in answer.err
+    assert "It got no better" not in cli("train", "--fork", "first", "--train.steps", "4", "--run", "good").err
+
+
 @pytest.mark.parametrize("given", [(), ("--model.preset", "gpt2-nano", "--optim.momentum", "0.5")])
 def test_a_run_in_minutes_chooses_what_is_not_given(
     cli: Cli, workplace: Path, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...]

@@ -135,6 +135,14 @@ def test_a_full_disk_keeps_its_numbers_and_claims_nothing() -> None:
     )
 
 
+def test_a_disk_that_fills_up_while_a_file_is_written_is_told_with_its_place(tmp_path: Path) -> None:
+    for write, path in ((atomic_open, tmp_path / "a file"), (atomic_folder, tmp_path / "a folder")):
+        for number, named in ((errno.ENOSPC, True), (errno.ECONNREFUSED, False)):
+            with pytest.raises(OSError) as caught, write(path):
+                raise OSError(number, os.strerror(number))  # as `write` does, which knows no name
+            assert (str(path) in disk_error(caught.value).what) == named
+
+
 def test_only_files_of_ours_are_replaced(tmp_path: Path) -> None:
     path = tmp_path / "out"
     require_own(path, b"GGUF", "GGUF file")

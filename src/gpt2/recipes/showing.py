@@ -171,5 +171,8 @@ def conclude(
     if best >= min(known):
         beaten_by = known[max(line for line in known if best >= line)]
         warn(f"The model predicts this text no better than {beaten_by}. Train longer, or give it more text.")
+    source = read_json(folder / "run.json").get("forked_from")
+    if source is not None and (before := checkpoint.validation_loss(Path(source))) < best:
+        warn(f"It got no better: it began with a loss of {before:.4f}, at {source}. Use that one.")
     say(f"Curves: {folder}/loss.png   Weights: {folder}/best (a Hugging Face folder)   Samples: {folder}/samples.jsonl")
     say(f'Next: gpt2 chat {folder}   ·   gpt2 generate {folder} "…"', style="bold")
