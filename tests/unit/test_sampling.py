@@ -197,6 +197,14 @@ def test_a_draw_from_many_blocks_finds_the_only_token_that_can_be_chosen(
     assert draw(weights, torch.Generator()) == place
 
 
+def test_the_largest_number_stands_for_the_last_token_that_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([1.0 - 2**-53], dtype=torch.float64))
+    for seed in range(200):  # blocks are added up in another order than the tokens in them
+        weights = np.random.default_rng(seed).random(2 * BLOCK + 200) ** 3
+        weights[-5:] = 0.0
+        assert draw(weights, torch.Generator()) == len(weights) - 6
+
+
 def test_a_draw_from_many_blocks_follows_the_weights() -> None:
     weights = np.random.default_rng(3).random(1000)
     generator = torch.Generator().manual_seed(4)
