@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gpt2.errors import ConfigError
 from gpt2.generation.request import Sampling
-from gpt2.generation.sampling import BLOCK, Floats, Sampler, draw, keep_min_p, keep_top_k, keep_top_p, weigh
+from gpt2.generation.sampling import BLOCK, Floats, Sampler, draw, keep_min_p, keep_top_k, keep_top_p, largest, weigh
 
 LOGITS = np.array([0.5, 2.0, -1.0, 1.0, 0.0, -3.0])  # likeliest first: 1, 3, 0, 4, 2, 5
 WEIGHTS = weigh(LOGITS, 1.0)
@@ -42,6 +42,11 @@ def test_top_k_of_zero_or_beyond_the_vocabulary_keeps_all(k: int) -> None:
 
 def test_top_k_keeps_exactly_k_of_equals_the_first() -> None:
     assert kept(keep_top_k(np.ones(10), 3)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("k", "expected"), [(0, []), (1, [1]), (2, [1, 3]), (3, [1, 3, 0]), (9, [1, 3, 0, 2])])
+def test_the_largest_numbers_come_in_order_and_of_equals_the_first(k: int, expected: list[int]) -> None:
+    assert largest(np.array([1.0, 2.0, 1.0, 2.0]), k).tolist() == expected
 
 
 @given(st.integers(2, 5000), st.integers(1, 300), st.floats(0, 12), st.integers(0, 2**32))

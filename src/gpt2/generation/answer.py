@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from gpt2.generation.drafting import Draft
 from gpt2.generation.request import Delta, Finish, Request, Token
-from gpt2.generation.sampling import Sampler, log_softmax
+from gpt2.generation.sampling import Sampler, largest, log_softmax
 from gpt2.generation.stream import TextStream
 from gpt2.tokenizer.base import Tokenizer
 
@@ -65,6 +65,6 @@ class Answer:
         if self.request.logprobs is None:
             return Token(chosen, spelled)
         logprobs = log_softmax(logits)
-        best = np.argsort(-logprobs, kind="stable")[: self.request.logprobs]
+        best = largest(logprobs, self.request.logprobs)
         alternatives = zip(best.tolist(), logprobs[best].tolist(), strict=True)
         return Token(chosen, spelled, float(logprobs[chosen]), tuple(alternatives))

@@ -49,9 +49,8 @@ def serve(settings: ServeSettings) -> None:
     listener = bind(settings.host, settings.port)  # before the seconds that a model takes
     device = pick_device(settings.device)
     checkpoint = open_checkpoint(settings.run, settings.checkpoint)
-    engine = apart(
-        lambda: _opened(checkpoint, device, settings)
-    )  # the worker's thread is to be the only one that computes
+    # Apart, since the worker's thread is to be the only one that computes.
+    engine = apart(lambda: _opened(checkpoint, device, settings))
 
     limits = Limits(queue=settings.queue, drain_seconds=settings.drain_seconds, connections=connections_that_fit())
     model = ServedModel(
