@@ -1,4 +1,4 @@
-"""The machine: device, number format, random seeds, memory, and one setting of the C allocator."""
+"""The machine: device, number format, random seeds, memory, threads, and one setting of the C allocator."""
 
 import contextlib
 import ctypes
