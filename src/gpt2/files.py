@@ -52,7 +52,7 @@ def atomic_open(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         os.replace(temporary, path)
         fsync_folder(path.parent)
     except OSError as error:
-        _name(error, path)
+        named(error, path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -105,16 +105,17 @@ def atomic_folder(final: Path) -> Iterator[Path]:
             os.replace(temporary, final)
         fsync_folder(final.parent)
     except OSError as error:
-        _name(error, final)
+        named(error, final)
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _name(error: OSError, path: Path) -> None:
-    """Note in a disk's error what was written: a file that is open knows its number only."""
+def named(error: OSError, path: Path) -> OSError:
+    """A full disk's error with what was written in it: a file that is open knows its number only."""
     if error.filename is None and error.errno in FULL:
         error.filename = str(path)
+    return error
 
 
 def sweep_temporaries(folder: Path, of: str = "", older_than: float = 0.0) -> None:

@@ -26,7 +26,7 @@ from typing import Any, Self
 import numpy as np
 
 from gpt2.errors import DataError, UserError
-from gpt2.files import atomic_open, disk_error, fsync_folder, read_json
+from gpt2.files import atomic_open, disk_error, fsync_folder, named, read_json
 
 MANIFEST_FILE = "MANIFEST.json"
 MAGIC = 0x32545047  # "GPT2" in a hex dump
@@ -136,7 +136,7 @@ class ShardWriter:
                 self._file.write(bytes(HEADER_BYTES))  # its counts are known at the end
             self._file.write(data)
         except OSError as error:
-            raise disk_error(error, f"writing the tokens of {self.name}") from error
+            raise disk_error(named(error, self._path("bin")), f"writing the tokens of {self.name}") from error
         self._filled = 0
 
     def _end_shard(self) -> None:
@@ -154,7 +154,7 @@ class ShardWriter:
             os.replace(self._temporary(), self._path("bin"))
             fsync_folder(self.folder)
         except OSError as error:
-            raise disk_error(error, f"writing the tokens of {self.name}") from error
+            raise disk_error(named(error, self._path("bin")), f"writing the tokens of {self.name}") from error
         self._shards.append(
             {
                 "file": self._path("bin").name,
