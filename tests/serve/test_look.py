@@ -136,9 +136,18 @@ def test_who_leaves_is_not_looked_for() -> None:
 
 
 def test_a_server_that_ends_does_not_wait_for_looks() -> None:
-    inspector = FakeInspector(seconds=0.3)
-    with serving(inspector=inspector) as running, ThreadPoolExecutor(3) as pool:
+    begun, held = threading.Event(), threading.Event()
+    inspector = FakeInspector()
+    look = inspector.look
+    inspector.look = lambda *asked: (begun.set(), held.wait(10), look(*asked))[-1]  # type: ignore[method-assign]
+    with serving(inspector=inspector) as running, ThreadPoolExecutor(4) as pool:
+        worker = running.service.worker
         looks = [pool.submit(running.raw, post(ASKED, "/v1/look")) for _ in range(3)]
-        until(lambda: running.service.worker.outstanding == 3)
-        running.service.worker.stop()
+        until(lambda: worker.outstanding == 3)
+        assert begun.wait(10)
+        waiting = worker._inbox.qsize()
+        stopped = pool.submit(worker.stop)
+        until(lambda: worker._inbox.qsize() > waiting)
+        held.set()
+        stopped.result()
         assert sorted(status_of(look.result()) for look in looks) == [200, 503, 503]
