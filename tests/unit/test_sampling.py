@@ -185,6 +185,19 @@ def test_bias_and_penalties_move_the_logits_that_they_name() -> None:
     assert sampler.adjusted(logits).tolist() == [2 - 0.5 - 0.75, 2 - 0.5 - 0.5, -2.0, -2.0, 1.0]  # not the prompt's
 
 
+@settings(deadline=None)
+@given(
+    logits=st.lists(st.integers(-3, 3), min_size=1, max_size=8),
+    bias=st.dictionaries(st.integers(0, 7), st.sampled_from([-100.0, -2.0, 0.0, 1.0, 100.0])),
+)
+def test_greed_takes_the_first_of_the_largest_adjusted_logits(logits: list[int], bias: dict[int, float]) -> None:
+    numbers = np.array(logits, dtype=np.float32)
+    bias = {token: by for token, by in bias.items() if token < len(logits)}
+    sampler = Sampler(Sampling(temperature=0, logit_bias=bias))
+    assert sampler(numbers) == sampler.adjusted(numbers).argmax()
+    assert numbers.tolist() == logits, "the logits are as before"
+
+
 def test_a_token_that_cannot_be_chosen_never_is() -> None:
     generator = torch.Generator().manual_seed(2)
     weights = np.array([0.0, 1.0, 0.0, 1.0, 0.0])
