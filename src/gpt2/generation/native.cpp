@@ -418,26 +418,42 @@ void read(const Model& m, const int32_t* ids, const int32_t* rows, const int32_t
   {
     const int room = m.capacity + LANES;
     std::vector<float> scores(4 * room);
+    // What lies between two matrices takes less time than waiting for a thread that does it: with a single token each
+    // thread does all of it for itself, and they wait for each other only where they have shared work.
+    const bool alone = n == 1;
+    std::vector<float> own(alone ? 4 * width : 0);
+    std::vector<typename P::Input> own_in(alone ? 4 * width : 0);
+    float own_scale, *between = alone ? own.data() : hidden.data(), *scale = alone ? &own_scale : scales.data();
+    typename P::Input* input = alone ? own_in.data() : in.data();
+    auto for_each = [&](int count, auto work) {
+      if (alone) {
+        for (int t = 0; t < count; t++) work(t);
+      } else {
+#pragma omp for schedule(static)
+        for (int t = 0; t < count; t++) work(t);
+      }
+    };
+    auto prepare_norm = [&](const Norm& norm, int count, auto token_of) {
+      for_each(count, [&](int t) {
+        float* normal = between + int64_t(t) * width;
+        normalize(&x[token_of(t) * width], norm, width, normal);
+        scale[t] = P::prepare(normal, input + int64_t(t) * width, width);
+      });
+    };
+    auto every = [](int t) { return t; };
+    auto add = [&](int t, int channel, const auto& numbers) {
+      for (float number : numbers) x[t * width + channel++] += number;
+    };
 #pragma omp for schedule(static)
     for (int t = 0; t < n; t++)
       for (int k = 0; k < width; k++)
         x[t * width + k] = P::at((const typename P::Weight*)m.wte.weight, m.wte.scales, ids[t], width, k) +
                            m.wpe[int64_t(positions[t]) * width + k];
-    auto prepare_norm = [&](const Norm& norm) {
-#pragma omp for schedule(static)
-      for (int t = 0; t < n; t++) {
-        normalize(&x[t * width], norm, width, &y[t * width]);
-        scales[t] = P::prepare(&y[t * width], &in[t * width], width);
-      }
-    };
-    auto add = [&](int t, int channel, const auto& numbers) {
-      for (float number : numbers) x[t * width + channel++] += number;
-    };
 
     for (int layer = 0; layer < m.layers; layer++) {
       const Block& block = m.blocks[layer];
-      prepare_norm(block.ln_1);
-      multiply<P>(block.attention, in.data(), scales.data(), n, 3 * width, width, [&](int t, int first, const auto& numbers) {
+      prepare_norm(block.ln_1, n, every);
+      multiply<P>(block.attention, input, scale, n, 3 * width, width, [&](int t, int first, const auto& numbers) {
         if (first < width) return (void)std::memcpy(&q[t * width + first], numbers, sizeof numbers);
         bool of_key = first < 2 * width;  // rows side by side are of one head of either
         Stored* to = (of_key ? keys : values) + start(layer, t) + offset(first - (of_key ? width : 2 * width));
@@ -455,26 +471,22 @@ void read(const Model& m, const int32_t* ids, const int32_t* rows, const int32_t
           if (in_a_row) attend_from(std::integral_constant<int, 4>(), t);
           else for (; t < end; t++) attend_from(std::integral_constant<int, 1>(), t);
         }
-#pragma omp for schedule(static)
-      for (int t = 0; t < n; t++) scales[t] = P::prepare(&y[t * width], &in[t * width], width);
-      multiply<P>(block.attention_out, in.data(), scales.data(), n, width, width, add);
+      for_each(n, [&](int t) { scale[t] = P::prepare(&y[t * width], input + int64_t(t) * width, width); });
+      multiply<P>(block.attention_out, input, scale, n, width, width, add);
 
-      prepare_norm(block.ln_2);
-      multiply<P>(block.up, in.data(), scales.data(), n, 4 * width, width,
+      prepare_norm(block.ln_2, n, every);
+      multiply<P>(block.up, input, scale, n, 4 * width, width,
                   [&](int t, int channel, const auto& numbers) { std::memcpy(&hidden[t * 4 * width + channel], numbers, sizeof numbers); });
-#pragma omp for schedule(static)
-      for (int t = 0; t < n; t++) {
-        gelu(&hidden[t * 4 * width], 4 * width);
-        scales[t] = P::prepare(&hidden[t * 4 * width], &in[t * 4 * width], 4 * width);
-      }
-      multiply<P>(block.down, in.data(), scales.data(), n, width, 4 * width, add);
+      for_each(n, [&](int t) {
+        float* active = between + int64_t(t) * 4 * width;
+        if (alone) std::memcpy(active, &hidden[0], 4 * width * sizeof(float));
+        gelu(active, 4 * width);
+        scale[t] = P::prepare(active, input + int64_t(t) * 4 * width, 4 * width);
+      });
+      multiply<P>(block.down, input, scale, n, width, 4 * width, add);
     }
-#pragma omp for schedule(static)
-    for (int i = 0; i < n_wanted; i++) {
-      normalize(&x[wanted[i] * width], m.ln_f, width, &y[i * width]);
-      scales[i] = P::prepare(&y[i * width], &in[i * width], width);
-    }
-    multiply<P>(m.wte, in.data(), scales.data(), n_wanted, m.vocabulary, width,
+    prepare_norm(m.ln_f, n_wanted, [&](int i) { return wanted[i]; });
+    multiply<P>(m.wte, input, scale, n_wanted, m.vocabulary, width,
                 [&](int t, int id, const auto& numbers) { std::memcpy(logits + int64_t(t) * m.vocabulary + id, numbers, sizeof numbers); });
   }
 }
