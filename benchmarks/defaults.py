@@ -91,6 +91,7 @@ def questions() -> list[Question]:
     pairs = ((0.1, 0.0), (0.1, 0.1), (0.5, 0.0), (0.5, 0.1), (0.5, 0.2))
     both = [{"weight_decay": decay, "dropout": share} for decay, share in pairs]
     fresh = EIGHT._replace(dropout=0.0)
+    batches = [fresh._replace(batch=size) for size in (4, 16, 64)]
     return [
         question("Schedule", (NEW,), schedules, (1, 2, 3)),
         question("AdamW's rate beside Muon", (NEW, fresh), [{"lr": rate} for rate in (None, 2.8e-2)], (1, 2)),
@@ -109,6 +110,7 @@ def questions() -> list[Question]:
         question("Optimizer", (NEW,), optimizers, (1,)),
         question("Optimizer, longer", (fresh,), [optimizers[0], *adamw[1:3]], (1,)),
         question("Muon's rate", (NEW, fresh), rates, (1, 2)),
+        question("Muon's rate by batch", batches, [{"matrix_lr": rate} for rate in (0.02, 0.05, 0.1)], (1, 2)),
         question("Momentum", (NEW, fresh), means, (1,)),
         question("Dropout, far too often", (TOO_OFTEN,), dropouts, (1,)),
         question("Weight decay, far too often", (TOO_OFTEN,), decays[:3], (1,)),
@@ -158,6 +160,7 @@ def table(asked: Question, results: dict[Run, dict[str, Any]]) -> list[str]:
         first = next(iter(by_value.values()))[0]
         shown = [_cell(by_value.get(value, [])) for value in values]
         where = f"{first['unique_tokens']:,} tokens of {row.text}, {row.shape}, {row.epochs:g}"
+        where += f", {row.batch} sequences a step" if row.batch != Run._field_defaults["batch"] else ""
         lines.append(f"| {where} | {first['steps']} | {' | '.join(shown)} | {_noise(by_value.values())} |")
     return [*lines, ""]
 
