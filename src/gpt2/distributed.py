@@ -136,28 +136,35 @@ class Spread:
     """While active, backward keeps gradients to this process: for all micro-batches but the last."""
 
 
-def spread(model: nn.Module, blocks: Iterable[nn.Module], world: World, strategy: Strategy, precision: str) -> Spread:
+def spread(
+    model: nn.Module,
+    blocks: Iterable[nn.Module],
+    world: World,
+    strategy: Strategy,
+    precision: str,
+    device: torch.device,
+) -> Spread:
     """Lay a model over the processes; its parameters are the ones to optimize, afterwards.
 
     `ddp` keeps all weights in each process (Li et al. 2020); `fsdp` a share of each (Rajbhandari et al. 2020, stage 3;
     FSDP2), gathered block by block when needed.
 
     Args:
-        model: on this process's device, equal in all processes.
+        model: on the CPU, equal in all processes.
         blocks: parts of it that are gathered one at a time.
         world: the processes.
         strategy: which of the two.
         precision: `bf16` lets fsdp gather weights in bf16.
+        device: of this process, to which they move.
     """
     if world.size == 1:
-        return Spread(model, contextlib.nullcontext)
-    device = next(model.parameters()).device
+        return Spread(model.to(device), contextlib.nullcontext)
     if strategy == "ddp":
         # One bucket would wait for all gradients; the default of 25 MB overlaps the sums with backward.
         with warnings.catch_warnings():  # torch 2.13 has a new name for broadcast_buffers, which 2.11 does not know
             warnings.simplefilter("ignore", FutureWarning)
             parallel = DistributedDataParallel(
-                model,
+                model.to(device),
                 device_ids=[device.index] if device.type == "cuda" else None,
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
@@ -171,6 +178,7 @@ def spread(model: nn.Module, blocks: Iterable[nn.Module], world: World, strategy
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if precision == "bf16" else None, reduce_dtype=torch.float32
     )
+    # Each call moves its part to the device, where only this process's share of it stays: the whole need not fit there.
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)

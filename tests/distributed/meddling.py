@@ -80,6 +80,15 @@ def lose_a_gradient() -> None:
     Trainer._gradient, Trainer.train_step = losing, noting
 
 
+def refuse_to_move_whole() -> None:
+    """No model moves to a device in one piece."""
+
+    def refuse(self: torch.nn.Module, *arguments: object) -> None:
+        raise AssertionError(f"{type(self).__name__} would have moved to {arguments}.")
+
+    torch.nn.Module.to = refuse
+
+
 def prepare_for_long() -> None:
     """The main process prepares its text for longer than a step may take, and then fails."""
     import torch.distributed as dist
