@@ -122,10 +122,11 @@ def _go_on(asked: list[str], run: str, typed: dict[str, Any], argv: Sequence[str
     from gpt2.recipes import resume
 
     device = settings.train.device if "device" in typed.get("train", {}) else None
+    distributed = settings.distributed.model_dump(exclude_unset=True)
     if how == "resume":
-        return partial(resume.resume, run, settings.distributed.model_dump(exclude_unset=True), device, STARTED)
+        return partial(resume.resume, run, distributed, device, STARTED)
     if how == "finish":
-        return partial(resume.finish, run, settings.train.steps, settings.train.minutes, device, STARTED)
+        return partial(resume.finish, run, settings.train.steps, settings.train.minutes, distributed, device, STARTED)
     return partial(resume.fork, run, typed, STARTED)
 
 

@@ -73,8 +73,9 @@ def halted_here(workplace: Path) -> Path:
 
 
 def test_finish_brings_the_rate_down_from_where_it_stands(cli: Cli, halted: Path) -> None:
-    answer = cli("train", "--finish", "first", "--train.steps", "8")
+    answer = cli("train", "--finish", "first", "--train.steps", "8", "--distributed.strategy", "fsdp")
     assert answer.code == 0, answer.err
+    assert read_json(halted / "run.json")["settings"]["distributed"] == {"processes": 1, "strategy": "fsdp"}
     seen = rates(halted)
     assert len(seen) == 28
     peak = seen[19]

@@ -53,13 +53,21 @@ def resume(name: str, distributed: Mapping[str, Any], device: str | None, starte
     _go_on(device or _trained_on(folder), begin, started)
 
 
-def finish(name: str, steps: int | None, minutes: float | None, device: str | None, started: float) -> None:
+def finish(
+    name: str,
+    steps: int | None,
+    minutes: float | None,
+    distributed: Mapping[str, Any],
+    device: str | None,
+    started: float,
+) -> None:
     """Bring a run's rate down to its end from where it stands, in the time that is left to it.
 
     Args:
         name: name or folder of a run.
         steps: optimizer steps until the end, or
         minutes: time until the end.
+        distributed: of these settings those that are to differ from before.
         device: where to train, if elsewhere than before.
         started: `time.monotonic()` of the command's begin.
 
@@ -76,7 +84,7 @@ def finish(name: str, steps: int | None, minutes: float | None, device: str | No
 
     def begin(stack: contextlib.ExitStack) -> Begun:
         record = read_record(folder)
-        settings = Settings.model_validate(record["settings"])
+        settings = Settings.model_validate(overlay(record["settings"], {"distributed": distributed}))
         stack.enter_context(locked(folder, IN_USE))
         newest = checkpoint.newest_valid(folder)
         at = checkpoint.step_of(newest) or 0
