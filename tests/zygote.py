@@ -4,6 +4,7 @@ This program reads one JSON request a line and answers each with one line. A pro
 compute in a fork only where the parent has not computed yet.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -42,7 +43,8 @@ class Zygote:
             folder: to be in.
             argv: what follows `gpt2 train`.
             how: `save` and `call`: kill it at this system call of this save, both counted from 1; or
-                `seconds`: kill it then; `ranks`: as so many processes, of which the first is the one to be killed.
+                `seconds`: kill it then; `ranks`: as so many processes, of which the first is the one to be killed;
+                `before`: name of a function of tests/distributed/meddling.py that each process calls first.
         """
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(json.dumps({"folder": str(folder), "argv": argv, **how}) + "\n")
@@ -67,6 +69,8 @@ def _child(request: dict[str, Any], environment: dict[str, str], log: Path) -> N
         showing.plot_run = lambda *arguments: []  # half of the time of a run, and no part of its state
         if "save" in request and environment.get("RANK", "0") == "0":
             _stop_at_save(request["save"])
+        if "before" in request:
+            getattr(importlib.import_module("tests.distributed.meddling"), request["before"])()
         try:
             main(["train", *request["argv"]])
             code = 0
@@ -146,6 +150,8 @@ def _killed_at_call(pid: int, call: int) -> int:
 
 if __name__ == "__main__":
     import torch.distributed.fsdp  # noqa: F401
+
+    sys.path.append(str(Path(__file__).parents[1]))
 
     import gpt2.recipes.resume
     import gpt2.recipes.train

@@ -2,7 +2,7 @@
 # sbatch docs/cluster/slurm.sh my-folder/ --run web [any option of gpt2 train]
 #
 # One torchrun on each node. Before the time is up, or when the job is preempted, Slurm sends SIGUSR1 here; it is passed
-# on, the run saves itself, and the job goes back into the queue until the run is complete.
+# on, the run saves itself, and the job goes back into the queue until the run is complete, or has failed.
 #SBATCH --job-name=gpt2
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -41,7 +41,12 @@ while kill -0 "$step" 2>/dev/null; do # a signal ends the wait, not the step
     wait "$step" || code=$?
 done
 
-if [ "$again" = yes ] && [ "$code" -ne 0 ]; then
-    scontrol requeue "$SLURM_JOB_ID"
-fi
+# torchrun ends with 1 after a signal, saved or not; how the run ended stands in its folder. A run that was still
+# preparing its text says nothing there, and begins again.
+run=$(printf '%s\n' "$@" | sed -n 's/^--run=//p; /^--run$/{n;p;}' | tail -n 1)
+ended=$(sed -n 's/.*"status": "\([a-z ]*\)".*/\1/p' "runs/$run/run_state.json" 2>/dev/null || true)
+case $again:$code:$ended in
+    no:* | yes:0:* | yes:*:failed | yes:*:completed | yes:*:"stopped early") ;;
+    *) scontrol requeue "$SLURM_JOB_ID" ;;
+esac
 exit "$code"

@@ -24,6 +24,7 @@ from gpt2.config.commands import (
 )
 from gpt2.config.load import command_line, nearest, overlay, read_run, read_toml, validate
 from gpt2.config.schema import Section, Settings
+from gpt2.config.schema import TrainSettings as TrainingSettings
 from gpt2.config.tuning import TuneSettings
 from gpt2.console import fail, say
 from gpt2.errors import ConfigError, UserError
@@ -50,13 +51,36 @@ def _train(argv: Sequence[str]) -> Ready:
                 f"{path} is the record of a tuned run; gpt2 train repeats runs on text.",
                 "Repeat its command, gpt2 tune …; or go on from it: gpt2 train --fork RUN --train.steps …",
             )
-        settings = validate(Settings, overlay(from_file, typed))
+        settings = validate(Settings, _laid_over(from_file, typed))
+    _require_one_length(settings.train)
     if _is_launcher(settings.distributed.processes):
         return _launch(argv, settings.distributed.processes, "train")
     again = validate(TrainSettings, {} if auto_resume is None else {"auto_resume": auto_resume}).auto_resume
     from gpt2.recipes.train import train
 
     return partial(train, settings, STARTED, name_hint=_named_after(config), auto_resume=again)
+
+
+LENGTHS = ("steps", "epochs", "minutes")
+"""Settings that say how long a run is, each in another way."""
+
+
+def _laid_over(from_file: dict[str, Any], typed: dict[str, Any]) -> dict[str, Any]:
+    """The values of a file with those that were typed in their place; a length takes that of any other kind."""
+    if typed.get("train", {}).keys() & set(LENGTHS):
+        train = {name: value for name, value in from_file.get("train", {}).items() if name not in LENGTHS}
+        schedule = {name: value for name, value in from_file.get("schedule", {}).items() if name != "replans"}
+        from_file = {**from_file, "train": train, "schedule": schedule}
+    return overlay(from_file, typed)
+
+
+def _require_one_length(train: TrainingSettings) -> None:
+    """Stop where a run is to have so many steps and to take so many minutes."""
+    if train.minutes is not None and (train.steps or train.epochs) is not None:
+        raise ConfigError(
+            "The length of a run is given once: minutes come to as many steps as the machine makes in them.",
+            "Give --train.minutes, --train.steps or --train.epochs.",
+        )
 
 
 def _named_after(config: str | None) -> str | None:
@@ -98,10 +122,11 @@ def _go_on(asked: list[str], run: str, typed: dict[str, Any], argv: Sequence[str
     from gpt2.recipes import resume
 
     device = settings.train.device if "device" in typed.get("train", {}) else None
+    distributed = settings.distributed.model_dump(exclude_unset=True)
     if how == "resume":
-        return partial(resume.resume, run, settings.distributed if "distributed" in typed else None, device, STARTED)
+        return partial(resume.resume, run, distributed, device, STARTED)
     if how == "finish":
-        return partial(resume.finish, run, settings.train.steps, settings.train.minutes, device, STARTED)
+        return partial(resume.finish, run, settings.train.steps, settings.train.minutes, distributed, device, STARTED)
     return partial(resume.fork, run, typed, STARTED)
 
 
@@ -123,7 +148,8 @@ def _tune(argv: Sequence[str]) -> Ready:
     if config is not None:
         from_file = read_toml(Path(config))
         validate(TuneSettings, overlay(from_file, {"base": settings.base}), origin=config)
-        settings = validate(TuneSettings, overlay(from_file, typed))
+        settings = validate(TuneSettings, _laid_over(from_file, typed))
+    _require_one_length(settings.train)
     if _is_launcher(settings.distributed.processes):
         return _launch(argv, settings.distributed.processes, "tune")
     from gpt2.recipes.tune import tune

@@ -11,7 +11,8 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import torch
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 Strategy = Literal["ddp", "fsdp"]
 
+LONGEST_WORK_OF_ONE = timedelta(days=30)
+"""That the others wait for. The main process may prepare terabytes of text; if it dies, they hear of it at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class World:
@@ -34,6 +38,8 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    patient: dist.ProcessGroup | None = None
+    """All of them, where one is waited for longer than a step can take: `LONGEST_WORK_OF_ONE`."""
 
     @property
     def is_main(self) -> bool:
@@ -67,7 +73,7 @@ class World:
             except BaseException as error:  # noqa: BLE001 - the others wait for an answer, whatever happened
                 answer = [json.dumps({"code": error.exit_code if isinstance(error, UserError) else 1})]
                 failure = error
-        dist.broadcast_object_list(answer)
+        dist.broadcast_object_list(answer, group=self.patient)
         if failure is not None:
             raise failure
         heard = json.loads(answer[0] or "{}")
@@ -86,7 +92,8 @@ def world_from_environment(environment: Mapping[str, str] = os.environ) -> World
     if "WORLD_SIZE" not in environment and "RANK" not in environment:
         return World()
     try:
-        return World(*(int(environment[name]) for name in names))
+        rank, size, local_rank = (int(environment[name]) for name in names)
+        return World(rank, size, local_rank)
     except (KeyError, ValueError):
         given = ", ".join(f"{name}={environment.get(name, '(not set)')}" for name in names)
         raise ConfigError(
@@ -96,17 +103,17 @@ def world_from_environment(environment: Mapping[str, str] = os.environ) -> World
 
 
 @contextlib.contextmanager
-def joined(world: World, cuda: bool) -> Iterator[None]:
-    """While the block runs, the processes can talk: by NCCL between GPUs, by gloo between CPUs."""
+def joined(world: World, cuda: bool) -> Iterator[World]:
+    """The world, while the block runs, with processes that can talk: by NCCL between GPUs, by gloo between CPUs."""
     if world.size == 1:
-        yield
+        yield world
         return
     _end_with_parent()
     if cuda:
         torch.cuda.set_device(world.local_rank)
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
-        yield
+        yield replace(world, patient=dist.new_group(backend="gloo", timeout=LONGEST_WORK_OF_ONE))
         dist.barrier()  # a process that leaves while another still talks takes it down (3 of 10 runs over gloo)
     finally:
         dist.destroy_process_group()
@@ -129,28 +136,35 @@ class Spread:
     """While active, backward keeps gradients to this process: for all micro-batches but the last."""
 
 
-def spread(model: nn.Module, blocks: Iterable[nn.Module], world: World, strategy: Strategy, precision: str) -> Spread:
+def spread(
+    model: nn.Module,
+    blocks: Iterable[nn.Module],
+    world: World,
+    strategy: Strategy,
+    precision: str,
+    device: torch.device,
+) -> Spread:
     """Lay a model over the processes; its parameters are the ones to optimize, afterwards.
 
     `ddp` keeps all weights in each process (Li et al. 2020); `fsdp` a share of each (Rajbhandari et al. 2020, stage 3;
     FSDP2), gathered block by block when needed.
 
     Args:
-        model: on this process's device, equal in all processes.
+        model: on the CPU, equal in all processes.
         blocks: parts of it that are gathered one at a time.
         world: the processes.
         strategy: which of the two.
         precision: `bf16` lets fsdp gather weights in bf16.
+        device: of this process, to which they move.
     """
     if world.size == 1:
-        return Spread(model, contextlib.nullcontext)
-    device = next(model.parameters()).device
+        return Spread(model.to(device), contextlib.nullcontext)
     if strategy == "ddp":
         # One bucket would wait for all gradients; the default of 25 MB overlaps the sums with backward.
         with warnings.catch_warnings():  # torch 2.13 has a new name for broadcast_buffers, which 2.11 does not know
             warnings.simplefilter("ignore", FutureWarning)
             parallel = DistributedDataParallel(
-                model,
+                model.to(device),
                 device_ids=[device.index] if device.type == "cuda" else None,
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
@@ -164,6 +178,7 @@ def spread(model: nn.Module, blocks: Iterable[nn.Module], world: World, strategy
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if precision == "bf16" else None, reduce_dtype=torch.float32
     )
+    # Each call moves its part to the device, where only this process's share of it stays: the whole need not fit there.
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)

@@ -73,8 +73,9 @@ def halted_here(workplace: Path) -> Path:
 
 
 def test_finish_brings_the_rate_down_from_where_it_stands(cli: Cli, halted: Path) -> None:
-    answer = cli("train", "--finish", "first", "--train.steps", "8")
+    answer = cli("train", "--finish", "first", "--train.steps", "8", "--distributed.strategy", "fsdp")
     assert answer.code == 0, answer.err
+    assert read_json(halted / "run.json")["settings"]["distributed"] == {"processes": 1, "strategy": "fsdp"}
     seen = rates(halted)
     assert len(seen) == 28
     peak = seen[19]
@@ -92,6 +93,18 @@ def test_a_finished_run_is_repeated_by_its_run_json(cli: Cli, halted: Path, work
     assert answer.code == 0, answer.err
     for name, value in load_file(halted / "last/model.safetensors").items():
         assert torch.equal(value, load_file(workplace / "runs/again/last/model.safetensors")[name])
+
+
+def test_a_length_that_is_typed_takes_the_place_of_a_file_s(cli: Cli, halted: Path, workplace: Path) -> None:
+    """Also that of its replans: a run of 8 steps, with a rate that rises and falls in these."""
+    assert cli("train", "--finish", "first", "--train.steps", "4").code == 0
+    for run, length in (("steps", ("--train.steps", "8")), ("epochs", ("--train.epochs", "0.1"))):
+        linear = ("--schedule.name", "linear", "--schedule.warmup", "0.5")
+        answer = cli("train", "--config", "runs/first/run.json", "--run", run, *length, *linear)
+        assert answer.code == 0, answer.err
+        seen = rates(workplace / "runs" / run)
+        assert len(seen) < 24
+        assert seen[0] < max(seen) > seen[-1]
 
 
 def test_a_fork_that_got_worse_says_so(cli: Cli, halted: Path, workplace: Path) -> None:
@@ -124,6 +137,23 @@ def test_a_run_in_minutes_chooses_what_is_not_given(
     seen = rates(workplace / "runs/timed")
     assert len(seen) == steps
     assert seen[-1] < 0.3 * max(seen)  # the schedule came to its end, in steps that a busy machine made fewer
+    if not given:
+        is_repeated(cli, workplace / "runs/timed")
+
+
+def is_repeated(cli: Cli, run: Path) -> None:
+    """By its run.json alone: the model that was chosen, the steps that the time came to, the same batches."""
+    again = run.parent / "again"
+    assert cli("train", "--config", str(run / "run.json"), "--run", "again").code == 0
+    settings, repeated = (read_json(folder / "run.json")["settings"] for folder in (run, again))
+    assert repeated == {**settings, "run": "again", "train": {**settings["train"], "minutes": None}}
+    records = [
+        [json.loads(line) for line in (each / "metrics.jsonl").read_text().splitlines()] for each in (run, again)
+    ]
+    steps = [[(record["step"], record["train_loss"], record["lr"]) for record in each] for each in records]
+    assert steps[0] == steps[1]
+    for name, value in load_file(run / "last/model.safetensors").items():
+        assert torch.equal(value, load_file(again / "last/model.safetensors")[name]), name
 
 
 def test_finish_in_minutes_is_kept_to(cli: Cli, halted: Path) -> None:
@@ -163,6 +193,7 @@ def test_a_fork_begins_where_the_other_stands_and_leaves_it_alone(cli: Cli, halt
         (("--fork", "first", "other.txt"), "keeps the text"),
         (("--fork", "first", "--data.stride", "3"), "keeps the text"),
         (("--fork", "first", "--train.seed", "3"), "seed"),
+        (("--fork", "first", "--optim.name", "muon"), "keeps the optimizer, adamw"),
         (("--fork", "first", "--train.epochs", "3"), "--train.minutes"),
         (("--fork", "first", "--train.steps", "3", "--train.minutes", "3"), "once"),
         (("--finish", "first", "--train.steps", "3", "--train.device", "abacus"), "--train.device"),
@@ -207,6 +238,15 @@ def test_a_fork_keeps_to_its_minutes_and_knows_its_own_settings(
     assert record["settings"]["train"]["minutes"] == 0.05
     assert record["asked"]["train"] == {"minutes": "0.05"} and record["asked"]["fork"].endswith("step-00000020")
     assert record["settings"]["sources"] == [str(workplace / "notes.txt")]
+
+
+def test_what_is_automatic_stays_as_it_was_chosen_in_a_fork(cli: Cli, halted: Path, workplace: Path) -> None:
+    before = read_json(halted / "run.json")["settings"]
+    options = ("--optim.name", "auto", "--train.precision", "auto", "--optim.matrix-precision", "auto")
+    assert cli("train", "--fork", "first", "--train.steps", "2", "--run", "second", *options).code == 0
+    settings = read_json(workplace / "runs/second/run.json")["settings"]
+    assert settings["optim"] == before["optim"]
+    assert settings["train"]["precision"] == before["train"]["precision"]
 
 
 def test_minutes_where_the_metrics_are_gone(cli: Cli, halted: Path) -> None:
@@ -254,9 +294,39 @@ def test_auto_resume_may_be_repeated(cli: Cli, workplace: Path, monkeypatch: pyt
         *range(1, 41)
     ]
     assert [path.name for path in (workplace / "runs").glob("notes*")] == ["notes"]
-    changed = cli(*command, "--optim.lr", "0.5")
-    assert changed.code == 2
-    assert "other settings" in changed.err
+    for options in (("--optim.lr", "0.5"), ("--train.patience", "9")):
+        changed = cli(*command, *options)
+        assert changed.code == 2
+        assert "other settings" in changed.err
+
+
+def test_auto_resume_is_not_stopped_by_another_release(cli: Cli, halted_here: Path) -> None:
+    """One that has a setting more, and one less, than that which began the run."""
+    record = read_json(halted_here / "run.json")
+    del record["asked"]["train"]["patience"]
+    record["asked"]["train"]["forgotten"] = 7
+    write_json(halted_here / "run.json", record)
+    command = ("train", "notes.txt", "--run", "first", "--auto-resume", *OPTIONS)
+    assert "other settings" in cli(*command, "--train.patience", "3").err
+    answer = cli(*command)
+    assert answer.code == 0, answer.err
+    assert "Going on from" in answer.err
+
+
+def test_auto_resume_where_its_files_are_damaged(cli: Cli, halted_here: Path) -> None:
+    command = ("train", "notes.txt", "--run", "first", "--auto-resume", *OPTIONS)
+    whole = (halted_here / "run.json").read_text()
+    for content in ("{", "[]", "{}"):
+        (halted_here / "run.json").write_text(content)
+        answer = cli(*command)
+        assert answer.code == 2
+        assert f"cp {Path('runs/first')}/last/run.json" in answer.err
+    (halted_here / "run.json").write_text(whole)
+    (halted_here / "run_state.json").write_text('{"status": "comp')
+    assert "--resume runs/first" in cli("train", "notes.txt", "--run", "first", *OPTIONS).err
+    answer = cli(*command)
+    assert answer.code == 0, answer.err
+    assert read_json(halted_here / "run_state.json") == {"status": "completed", "step": 40}
 
 
 def test_a_fork_is_not_repeated_from_nothing(cli: Cli, halted: Path) -> None:

@@ -145,6 +145,14 @@ def test_heads_that_do_not_divide_the_width(cli: Cli, workplace: Path) -> None:
     assert "1, 2, 4" not in answer.err, "the nearest are enough"
 
 
+@pytest.mark.parametrize("command", ["train", "tune"])
+@pytest.mark.parametrize("length", ["steps", "epochs"])
+def test_the_length_of_a_run_is_given_once(cli: Cli, workplace: Path, command: str, length: str) -> None:
+    (workplace / "notes.toml").write_text(f"[train]\nminutes = 5\n{length} = 5\n")
+    for options in ((f"--train.{length}", "5", "--train.minutes", "5"), ("--config", "notes.toml")):
+        wrong(cli(command, "notes.txt", "notes.txt", *options), "once", "--train.minutes")
+
+
 @pytest.mark.parametrize(
     "options",
     [

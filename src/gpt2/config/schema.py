@@ -91,7 +91,7 @@ class TrainSettings(Section):
     )
     minutes: Annotated[float, Field(ge=0.01, le=1e7)] | None = Field(
         default=None,
-        description="time for the whole command, set-up included: model, batch and steps that are not given are chosen "
+        description="time for the whole command, set-up included: steps, and model and batch if not given, are chosen "
         "for the lowest loss, by the measured pace, and the rate comes down by then",
     )
     batch_size: Annotated[int, Field(ge=1, le=10**7)] = Field(default=32, description="sequences in an optimizer step")

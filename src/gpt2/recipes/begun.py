@@ -14,7 +14,8 @@ from gpt2.corpus.prepare import Prepared, open_prepared
 from gpt2.corpus.sources import Sources
 from gpt2.distributed import World
 from gpt2.errors import RunError
-from gpt2.files import locked, read_json
+from gpt2.files import locked
+from gpt2.recipes.record import read_status
 from gpt2.recipes.run import Job, run
 from gpt2.runtime import environment
 
@@ -35,6 +36,7 @@ def go(begun: Begun | None, started: float, world: World) -> None:
         return
     prepared = open_prepared(Path(begun["data"]))
     resumed = Path(begun["resumed"]) if begun["resumed"] else None
+    begun["record"]["settings"]["distributed"]["processes"] = world.size  # as it is now, however it was begun
     settings = Settings.model_validate(begun["record"]["settings"])
     run(Job(Path(begun["folder"]), settings, prepared, begun["record"], resumed, started, world, begun["deadline"]))
 
@@ -102,8 +104,7 @@ def take(folder: Path, stack: contextlib.ExitStack) -> None:
 def _require_free(folder: Path) -> None:
     if not (folder / "run.json").exists():
         return
-    state = folder / "run_state.json"
-    status = read_json(state).get("status") if state.exists() else None
+    status = read_status(folder)
     if status in ("completed", "stopped early"):
         raise RunError(
             f"There is a run {folder} already: {status}.",

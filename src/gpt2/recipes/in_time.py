@@ -113,8 +113,6 @@ def _applied(settings: Settings, given: Settings, best: Choice, looks: int) -> S
         "model": best.shape._asdict(),
         "train": {"batch_size": best.batch_size, "steps": best.steps, "eval_every": math.ceil(best.steps / looks)},
     }
-    if given.train.epochs is not None or given.train.steps is not None:
-        del chosen["train"]["steps"]
     parts: dict[str, Any] = {}
     for name, values in chosen.items():
         fixed = getattr(given, name).model_fields_set

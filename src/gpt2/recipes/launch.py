@@ -15,6 +15,12 @@ from gpt2.errors import ConfigError
 PROCESSES_TO_TRY_OUT = 8
 """So many may be started on any machine, to see how a larger one would do it; more than cores only wait."""
 
+SECONDS_TO_SAVE = 600
+"""From a signal until what still runs is killed: for the longest step, and the checkpoint after it.
+
+A process that hangs because another has failed is killed after as long.
+"""
+
 
 def launch(argv: Sequence[str], processes: int, command: str = "train") -> None:
     """Run `gpt2 train` with these arguments in so many processes, and end as they end.
@@ -31,6 +37,7 @@ def launch(argv: Sequence[str], processes: int, command: str = "train") -> None:
             "Start one process for each GPU; without GPUs one for every few cores.",
         )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_SAVE))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

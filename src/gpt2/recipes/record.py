@@ -1,4 +1,4 @@
-"""run.json: the record that a run is repeated by, and what to do where it is damaged."""
+"""run.json, by which a run is repeated, and run_state.json, how it ended: also where they are damaged."""
 
 from pathlib import Path
 from typing import Any
@@ -22,3 +22,11 @@ def read_record(folder: Path) -> dict[str, Any]:
         what = error.what if isinstance(error, UserError) else f"{path} does not hold the settings of a run."
         raise RunError(what, f"Its checkpoints have copies: cp {folder}/last/run.json {path}") from None
     return record
+
+
+def read_status(folder: Path) -> str | None:
+    """How a run ended, by run_state.json; None where that is not there, or damaged: what counts are the checkpoints."""
+    try:
+        return read_json(folder / "run_state.json").get("status")
+    except (FileNotFoundError, UserError, AttributeError):
+        return None

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpt2.config.load import overlay, validate
 from gpt2.config.resolve import replanned
-from gpt2.config.schema import DistributedSettings, Settings
+from gpt2.config.schema import Settings
 from gpt2.console import say
 from gpt2.corpus.conversations import Conversations
 from gpt2.corpus.python_docs import EMBEDDED
@@ -28,12 +28,12 @@ from gpt2.training.metrics import read_metrics
 IN_USE = "Wait until it ends, or stop it: Ctrl-C saves it first."
 
 
-def resume(name: str, distributed: DistributedSettings | None, device: str | None, started: float) -> None:
+def resume(name: str, distributed: Mapping[str, Any], device: str | None, started: float) -> None:
     """Go on with a run from its newest whole checkpoint, with the settings and data it began with.
 
     Args:
         name: name or folder of a run.
-        distributed: over how many processes, and how, where that is to differ from before.
+        distributed: of these settings those that are to differ from before.
         device: where to train, if elsewhere than before.
         started: `time.monotonic()` of the command's begin.
 
@@ -53,13 +53,21 @@ def resume(name: str, distributed: DistributedSettings | None, device: str | Non
     _go_on(device or _trained_on(folder), begin, started)
 
 
-def finish(name: str, steps: int | None, minutes: float | None, device: str | None, started: float) -> None:
+def finish(
+    name: str,
+    steps: int | None,
+    minutes: float | None,
+    distributed: Mapping[str, Any],
+    device: str | None,
+    started: float,
+) -> None:
     """Bring a run's rate down to its end from where it stands, in the time that is left to it.
 
     Args:
         name: name or folder of a run.
         steps: optimizer steps until the end, or
         minutes: time until the end.
+        distributed: of these settings those that are to differ from before.
         device: where to train, if elsewhere than before.
         started: `time.monotonic()` of the command's begin.
 
@@ -76,7 +84,7 @@ def finish(name: str, steps: int | None, minutes: float | None, device: str | No
 
     def begin(stack: contextlib.ExitStack) -> Begun:
         record = read_record(folder)
-        settings = Settings.model_validate(record["settings"])
+        settings = Settings.model_validate(overlay(record["settings"], {"distributed": distributed}))
         stack.enter_context(locked(folder, IN_USE))
         newest = checkpoint.newest_valid(folder)
         at = checkpoint.step_of(newest) or 0
@@ -159,6 +167,11 @@ def _of_fork(before: Settings, typed: Mapping[str, Any]) -> tuple[Settings, int 
     """
     base = before.model_dump(mode="json", exclude_none=True)
     base["run"] = None
+    # What is `auto` was chosen when the run began; but where it trains may be chosen anew.
+    typed = {
+        name: {k: v for k, v in given.items() if v != "auto" or k == "device"} if isinstance(given, Mapping) else given
+        for name, given in typed.items()
+    }
     own = dict(typed.get("train", {}))
     length = {name: own.pop(name) for name in ("steps", "minutes", "epochs") if name in own}
     train = validate(Settings, {"train": length}).train
@@ -171,6 +184,11 @@ def _of_fork(before: Settings, typed: Mapping[str, Any]) -> tuple[Settings, int 
             "A fork keeps the model's shape and the tokenizer: it goes on with their weights.",
             "Leave --tokenizer and --model out, except --model.dropout.",
         )
+    if settings.optim.name != before.optim.name:
+        raise ConfigError(
+            f"A fork keeps the optimizer, {before.optim.name}: it goes on with what that has noted of each weight.",
+            "Leave --optim.name out. Its rates can be others: --optim.lr, --optim.matrix-lr.",
+        )
     if {"sources", "data"} & typed.keys() or settings.train.seed != before.train.seed:
         raise ConfigError(
             "A fork keeps the text, how it was prepared, and the seed of its order: it goes on from a place in it.",
@@ -179,7 +197,7 @@ def _of_fork(before: Settings, typed: Mapping[str, Any]) -> tuple[Settings, int 
     return settings, train.steps, train.minutes
 
 
-def begin_again(folder: Path, distributed: DistributedSettings | None, stack: contextlib.ExitStack) -> Begun | None:
+def begin_again(folder: Path, distributed: Mapping[str, Any], stack: contextlib.ExitStack) -> Begun | None:
     """Lock a run's folder (until `stack` closes), find its newest whole checkpoint, and its data as they were.
 
     None, where it has made its last step: all that may be missing of it then is mended.
@@ -193,8 +211,7 @@ def begin_again(folder: Path, distributed: DistributedSettings | None, stack: co
         checkpoint.lead_to(folder, newest)
         write_json(folder / "run_state.json", {"status": "completed", "step": checkpoint.step_of(newest)})
         return None
-    if distributed is not None:
-        record["settings"]["distributed"] = distributed.model_dump(mode="json")
+    record["settings"] = overlay(record["settings"], {"distributed": distributed})
     begun = _continued(folder, record, newest or _origin(record))
     if train["minutes"] is not None:
         say(
@@ -256,7 +273,7 @@ def _go_on(device_name: str, begin: Callable[[contextlib.ExitStack], Begun], sta
         device = pick_device(device_name, world.local_rank if world.size > 1 else None)
     except ConfigError as error:
         raise ConfigError(error.what, f"{error.fix} To go on with another: --train.device auto") from None
-    with joined(world, device.type == "cuda"), contextlib.ExitStack() as stack:
+    with joined(world, device.type == "cuda") as world, contextlib.ExitStack() as stack:
         begun = world.from_main(lambda: begin(stack))
         begun["record"]["settings"]["train"]["device"] = device.type if world.size > 1 else str(device)
         go(begun, started, world)

@@ -74,10 +74,10 @@ def run(job: Job) -> None:
         sweep_temporaries(folder, older_than=3600)  # `gpt2 plot` writes here without a lock
 
     task = _task(job)
-    model = task.model(job.resumed).to(device)
-    objective = task.objective(model).to(device)
+    model = task.model(job.resumed)
+    objective = task.objective(model)
     precision = functools.partial(autocast, train.precision, device)
-    laid_out = spread(objective, model.h, world, settings.distributed.strategy, train.precision)
+    laid_out = spread(objective, model.h, world, settings.distributed.strategy, train.precision, device)
     forward = torch.compile(laid_out.forward) if train.compile else laid_out.forward
     optimizers = build_optimizers([(n, p) for n, p in model.named_parameters() if p.requires_grad], settings.optim)
     stop = StopRequest()

@@ -2,10 +2,13 @@
 
 import contextlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from gpt2.config.load import overlay
 from gpt2.config.resolve import resolve_context, resolve_model
 from gpt2.config.schema import Settings
 from gpt2.console import say
@@ -14,11 +17,12 @@ from gpt2.corpus.prepare import Prepared
 from gpt2.data.loader import require_even
 from gpt2.distributed import World, joined, world_from_environment
 from gpt2.errors import RunError
-from gpt2.files import read_json, write_json
+from gpt2.files import write_json
 from gpt2.recipes.begun import Begun, free_folder, go, new_record, take
 from gpt2.recipes.data import absolute, choose_sources, prepare_data
 from gpt2.recipes.in_time import chosen_in_time
 from gpt2.recipes.pretraining import build_loader
+from gpt2.recipes.record import read_record, read_status
 from gpt2.recipes.resume import begin_again
 from gpt2.recipes.settled import settled
 from gpt2.runtime import pick_device
@@ -44,7 +48,7 @@ def train(settings: Settings, started: float, name_hint: str | None = None, auto
     device = pick_device(settings.train.device, world.local_rank if world.size > 1 else None)
     given = settings
     settings = settings.model_copy(update={"model": resolve_model(settings.model)})
-    with joined(world, device.type == "cuda"), contextlib.ExitStack() as stack:
+    with joined(world, device.type == "cuda") as world, contextlib.ExitStack() as stack:
         begun = world.from_main(lambda: _begin(settings, given, world, device, name_hint, auto_resume, stack, started))
         go(begun, started, world)
 
@@ -68,14 +72,16 @@ def _begin(
     asked["sources"] = list(absolute(settings.sources))
     folder = _folder(settings, name_hint, new=not auto_resume)
     if auto_resume and (folder / "run.json").exists():
-        if read_json(folder / "run.json").get("asked") != asked:
+        if not _same(read_record(folder).get("asked", {}), asked):
             raise RunError(
                 f"{folder} was begun with other settings than these.",
                 "Repeat the command that began it, or give this one another name: --run NAME",
             )
-        state = folder / "run_state.json"
-        finished = state.exists() and read_json(state)["status"] in FINISHED
-        begun = None if finished else begin_again(folder, settings.distributed, stack)
+        begun = (
+            None
+            if read_status(folder) in FINISHED
+            else begin_again(folder, settings.distributed.model_dump(exclude_unset=True), stack)
+        )
         if begun is None:
             say(f"{folder} is complete. Nothing is left to do.")
         return begun
@@ -97,6 +103,12 @@ def _begin(
     take(folder, stack)
     write_json(folder / "run.json", record)
     return Begun(folder=str(folder), record=record, data=str(prepared.folder), resumed=None, deadline=deadline)
+
+
+def _same(before: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether a run was begun with these settings; one that its release did not know yet was as it is by default."""
+    known = overlay(Settings().model_dump(mode="json"), before)
+    return overlay(known, asked) == known
 
 
 def _fitted(settings: Settings, prepared: Prepared) -> Settings:

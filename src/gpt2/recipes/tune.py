@@ -56,7 +56,7 @@ def tune(settings: TuneSettings, started: float) -> None:
         )
     world = world_from_environment()
     device = pick_device(settings.train.device, world.local_rank if world.size > 1 else None)
-    with joined(world, device.type == "cuda"), contextlib.ExitStack() as stack:
+    with joined(world, device.type == "cuda") as world, contextlib.ExitStack() as stack:
         go(world.from_main(lambda: _begin(settings, world, device, stack, started)), started, world)
 
 

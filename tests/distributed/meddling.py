@@ -1,0 +1,108 @@
+"""What a process of a run can be made to do first: note what it sees, or get into trouble. Called in a fork."""
+
+import hashlib
+import json
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+RANK = int(os.environ.get("RANK", "0"))
+
+
+def digest(*tensors: Tensor) -> str:
+    return hashlib.sha256(b"".join(tensor.detach().contiguous().numpy().tobytes() for tensor in tensors)).hexdigest()
+
+
+def note(kind: str, value: object) -> None:
+    """A line of this process, in the folder of the run's text."""
+    with Path(f"{kind}-{RANK}.jsonl").open("a") as file:
+        file.write(json.dumps(value) + "\n")
+
+
+def note_batches() -> None:
+    """For each step its number and the sequences of this process, hashed."""
+    from gpt2.training.trainer import Trainer
+
+    gradient = Trainer._gradient
+
+    def noting(self: Trainer, batch: Any) -> Any:
+        note("batches", [self.step, [digest(*pair) for pair in zip(batch.inputs, batch.targets, strict=True)]])
+        return gradient(self, batch)
+
+    Trainer._gradient = noting
+
+
+class _NoNumber(torch.autograd.Function):
+    """A loss as it is, whose gradient is no number."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return gradient * float("nan")
+
+
+def lose_a_gradient() -> None:
+    """In the second process only, the gradient of the fifth batch is no number. All note their weights."""
+    from gpt2.distributed import whole
+    from gpt2.training.trainer import Trainer
+
+    gradient, train_step, batches = Trainer._gradient, Trainer.train_step, 0
+
+    def losing(self: Trainer, batch: Any) -> Any:
+        nonlocal batches
+        batches += 1
+        objective = self.objective
+        if RANK == 1 and batches == 5:
+
+            def without_gradient(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+                total, counted = objective(inputs, targets)
+                return _NoNumber.apply(total), counted  # pyright: ignore[reportReturnType]
+
+            self.objective = without_gradient
+        try:
+            return gradient(self, batch)
+        finally:
+            self.objective = objective
+
+    def noting(self: Trainer) -> Any:
+        record = train_step(self)
+        note("weights", digest(*(whole(parameter) for parameter in self.model.parameters())))
+        return record
+
+    Trainer._gradient, Trainer.train_step = losing, noting
+
+
+def refuse_to_move_whole() -> None:
+    """No model moves to a device in one piece."""
+
+    def refuse(self: torch.nn.Module, *arguments: object) -> None:
+        raise AssertionError(f"{type(self).__name__} would have moved to {arguments}.")
+
+    torch.nn.Module.to = refuse
+
+
+def prepare_for_long() -> None:
+    """The main process prepares its text for longer than a step may take, and then fails."""
+    import torch.distributed as dist
+
+    from gpt2.errors import UserError
+    from gpt2.recipes import train
+
+    init = dist.init_process_group
+
+    def hasty(backend: str) -> None:
+        init(backend, timeout=timedelta(seconds=3))
+
+    def prepare(*arguments: object) -> None:
+        time.sleep(4)
+        raise UserError("It took long.")
+
+    dist.init_process_group, train.prepare_data = hasty, prepare
