@@ -291,6 +291,46 @@ def test_the_second_request_of_a_connection_has_a_deadline_too() -> None:
         assert read_all(connection) == b""
 
 
+@pytest.mark.parametrize("rest", [post(completion())[:-30], post(completion())[:40]], ids=["body", "head"])
+def test_a_request_that_came_with_the_one_before_has_a_deadline_too(rest: bytes) -> None:
+    with serving(receive_seconds=0.6) as running, running.connect() as connection:
+        began = time.monotonic()
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" + rest)
+        assert status_of(read_all(connection)) == 200
+        assert 0.5 < time.monotonic() - began < 3
+        assert running.service.metrics.dropped.labels("slow to send")._value.get() == 1
+
+
+def test_requests_that_come_together_are_all_answered() -> None:
+    with serving(FakeEngine(seconds=0.02), receive_seconds=0.6) as running:
+        asked = post(completion(max_tokens=40)).replace(b"Connection: close\r\n", b"")  # longer than 0.6 s each
+        answer = running.raw(asked * 2 + post(completion(max_tokens=1)))
+        assert answer.count(b"HTTP/1.1 200") == 3
+
+
+def test_a_connection_whose_body_came_after_the_answer_goes_on_and_is_closed_when_idle() -> None:
+    content = json.dumps(completion()).encode()
+    head = post(content).replace(b"Connection: close\r\n", b"").removesuffix(content)
+    with serving(key=KEY, receive_seconds=0.6, idle_seconds=2) as running, running.connect() as connection:
+
+        def ask(request: bytes, word: bytes) -> None:
+            connection.sendall(request)
+            answer = b""
+            while word not in answer:
+                part = connection.recv(65536)
+                assert part, answer
+                answer += part
+
+        ask(head, b"invalid_key")
+        connection.sendall(content)
+        time.sleep(1.2)
+        ask(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", b'"ok"')
+        ask(head, b"invalid_key")
+        connection.sendall(content)
+        assert connection.recv(65536) == b"", "closed, not reset"
+        assert running.service.metrics.dropped.labels("slow to send")._value.get() == 0
+
+
 def test_who_does_not_read_is_dropped_and_frees_the_slot() -> None:
     engine = FakeEngine(slots=1, says=lambda request: b"x" * 10**6)
     with serving(engine, write_seconds=0.5, context_length=10**6) as running:
@@ -767,6 +807,25 @@ def test_an_answer_that_takes_too_long_is_ended() -> None:
         assert response.status_code == 503
         assert error_of(response)["code"] == "timeout"
         assert engine.active == 0
+
+
+def test_what_takes_too_long_before_the_engine_is_told_in_the_usual_shape() -> None:
+    class Slow:
+        """A tokenizer that does not come to an end."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(BYTES, name)
+
+        def encode(self, text: str) -> Any:
+            time.sleep(1)
+            return BYTES.encode(text)
+
+    bounds = {"answer_seconds": 0.2, "write_seconds": 0.2, "context_length": 20_000}
+    with serving(tokenizer=Slow(), **bounds) as running, running.client() as client:
+        response = client.post("/v1/completions", json=completion("long " * 2000))
+        assert response.status_code == 503
+        assert error_of(response)["code"] == "timeout"
+        until(lambda: b'status="503"} 1.0' in running.service.metrics.text())
 
 
 def test_what_the_engine_refuses_is_the_clients_mistake(plain: Running) -> None:

@@ -49,11 +49,31 @@ class BoundedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request."""
-        if self._receiving_since is None:
-            self._receiving_since = time.monotonic()
         super().data_received(data)
-        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
-            self._receiving_since = None  # the request is complete
+        self._set_clock()
+        if self._is_idle and self.cycle is not None and self.cycle.response_complete:
+            # The rest of a request that was answered by its head: the time until the next one begins here.
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def on_response_complete(self) -> None:
+        """An answer has been written. Of the next request there may be something already (pipelining)."""
+        super().on_response_complete()
+        self._set_clock()
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether not a byte of a request is there that has not been answered."""
+        return self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
+
+    def _set_clock(self) -> None:
+        """Let the clock of a request run while some of it has come, and not all."""
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY) or self._is_idle:
+            self._receiving_since = None
+        elif self._receiving_since is None:
+            self._receiving_since = time.monotonic()
 
     def pause_writing(self) -> None:
         """The reader has not taken the last piece yet."""
