@@ -887,6 +887,36 @@ def test_at_the_end_running_answers_are_finished_and_new_requests_refused() -> N
         until(lambda: not running.server.server_state.connections)
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_at_the_end_who_reads_slowly_gets_the_rest(stream: bool) -> None:
+    engine = FakeEngine(slots=1, says=lambda request: b"x" * 10**6)
+    with serving(engine, context_length=10**6) as running, running.connect(receive_buffer=4096) as connection:
+        connection.sendall(post(completion(max_tokens=10_000, stream=stream, logprobs=3)))
+        until(lambda: engine.seen and not running.service.worker.outstanding)
+        running.server.drain()
+        answer = b""
+        began = time.monotonic()
+        while time.monotonic() < began + 4.5:  # longer than the server waits for the last bytes
+            answer += connection.recv(512)
+            time.sleep(0.02)
+        answer += read_all(connection)
+        assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n" if stream else b"}")
+        until(lambda: running.server.should_exit)
+
+
+def test_at_the_end_a_body_that_is_coming_is_answered() -> None:
+    with serving() as running, running.connect() as connection:
+        content = post(completion(max_tokens=5))
+        connection.sendall(content[:-20])
+        until(lambda: any(one.busy for one in running.server._connections))
+        running.server.drain()
+        time.sleep(0.5)
+        assert not running.server.should_exit
+        connection.sendall(content[-20:])
+        assert status_of(read_all(connection)) == 200
+        until(lambda: running.server.should_exit)
+
+
 def test_what_does_not_end_in_time_is_ended() -> None:
     engine = FakeEngine(slots=2, seconds=0.02)
     with serving(engine, drain_seconds=0.3) as running, running.client() as client, ThreadPoolExecutor(2) as pool:

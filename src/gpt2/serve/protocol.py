@@ -96,6 +96,11 @@ class BoundedProtocol(H11Protocol):
             self.transport.write(self.conn.send(h11.Data(data=body)) or b"")
         self.transport.close()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request has been let in whose body is still coming, or whose answer is not all taken yet."""
+        return self._blocked_since is not None or (self.cycle is not None and not self.cycle.response_complete)
+
     def sweep(self, now: float) -> None:
         """Drop the connection if its client is too slow."""
         if self._receiving_since is not None and now - self._receiving_since > self._limits.receive_seconds:
