@@ -345,6 +345,21 @@ def test_who_does_not_read_is_dropped_and_frees_the_slot() -> None:
             assert client.post("/v1/completions", json=completion(max_tokens=1)).status_code == 200
 
 
+def test_who_takes_a_large_answer_steadily_gets_all_of_it() -> None:
+    engine = FakeEngine(slots=4, says=lambda request: b"x" * 10**6)
+    bounds = {"write_seconds": 1.5, "context_length": 10**6}
+    with serving(engine, **bounds) as running, running.connect(receive_buffer=4096) as connection:
+        connection.sendall(post(completion(max_tokens=10_000, logprobs=3)))
+        answer = b""
+        began = time.monotonic()
+        while time.monotonic() < began + 5:  # a hundred kilobytes a second of nearly a megabyte
+            answer += connection.recv(2048)
+            time.sleep(0.02)
+        head, _, body = (answer + read_all(connection)).partition(b"\r\n\r\n")
+        assert f"content-length: {len(body)}".encode() in head.lower()
+        assert json.loads(body)["usage"]["completion_tokens"] == 10_000
+
+
 def test_who_reads_a_little_now_and_then_is_dropped_in_the_end() -> None:
     engine = FakeEngine(slots=4, says=lambda request: b"x" * 10**6)
     bounds = {"answer_seconds": 0.6, "write_seconds": 3.0, "context_length": 10**6}
@@ -892,7 +907,7 @@ def test_at_the_end_who_reads_slowly_gets_the_rest(stream: bool) -> None:
     engine = FakeEngine(slots=1, says=lambda request: b"x" * 10**6)
     with serving(engine, context_length=10**6) as running, running.connect(receive_buffer=4096) as connection:
         connection.sendall(post(completion(max_tokens=10_000, stream=stream, logprobs=3)))
-        until(lambda: engine.seen and not running.service.worker.outstanding)
+        until(lambda: bool(engine.seen) and not running.service.worker.outstanding)
         running.server.drain()
         answer = b""
         began = time.monotonic()
@@ -959,6 +974,6 @@ def test_texts_of_a_model_side_by_side_are_those_of_requests_alone() -> None:
 
 def test_no_piece_waits_for_the_acknowledgement_of_the_one_before(plain: Running) -> None:
     with plain.connect() as connection:
-        until(lambda: connection.getsockname() in {one.client for one in plain.server.server_state.connections})
-        (ours,) = (one for one in plain.server.server_state.connections if one.client == connection.getsockname())
+        until(lambda: connection.getsockname() in {one.client for one in plain.server._connections})
+        (ours,) = (one for one in plain.server._connections if one.client == connection.getsockname())
         assert ours.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -11,9 +11,6 @@ from gpt2.serve.errors import ApiError
 from gpt2.serve.limits import MOST_LOOKS
 from gpt2.serve.schemas import LookRequest
 from gpt2.serve.worker import Worker
-
-PIECE = 2**18
-"""Bytes of a response that are handed on at once: only what a reader takes is followed by more."""
 
 
 class Inspector(Protocol):
@@ -85,9 +82,3 @@ class Looks:
             return json.dumps(view, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
         return await asyncio.get_running_loop().run_in_executor(self._searcher, finish)
-
-
-async def pieces(content: bytes) -> AsyncIterator[bytes]:
-    """A response's body, a part at a time."""
-    for begin in range(0, len(content), PIECE):
-        yield content[begin : begin + PIECE]
