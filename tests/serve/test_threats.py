@@ -377,7 +377,7 @@ def test_who_reads_a_little_now_and_then_is_dropped_in_the_end() -> None:
 
 
 def test_more_connections_than_allowed_are_closed_at_once() -> None:
-    with serving(connections=5) as running:
+    with serving(connections=5, trusted_proxies=("127.0.0.1",)) as running:  # a proxy may hold all of them
         held = [running.connect() for _ in range(5)]
         until(lambda: len(running.server.server_state.connections) == 5)
         assert running.raw(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n") == b""
@@ -386,6 +386,23 @@ def test_more_connections_than_allowed_are_closed_at_once() -> None:
         until(lambda: not running.server.server_state.connections)
         with running.client() as client:
             assert client.get("/health").status_code == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="has one loopback address")
+def test_one_address_does_not_hold_all_connections() -> None:
+    with serving(connections=8) as running:
+        held = [running.connect() for _ in range(4)]
+        until(lambda: len(running.server.server_state.connections) == 4)
+        ask = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        assert running.raw(ask) == b""
+        with socket.create_connection(("127.0.0.1", running.port), 10, ("127.0.0.2", 0)) as other:
+            other.sendall(ask)
+            assert status_of(read_all(other)) == 200
+        held.pop().close()
+        until(lambda: len(running.server.server_state.connections) == 3)
+        assert status_of(running.raw(ask)) == 200
+        for connection in held:
+            connection.close()
 
 
 # ---- clients that go, and clients that come in numbers ------------------------------------------------------------

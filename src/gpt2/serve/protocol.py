@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from socket import IPPROTO_TCP, SO_LINGER, SO_SNDBUF, SOL_SOCKET, TCP_NODELAY
 from struct import pack
 from typing import Any
@@ -17,13 +18,25 @@ SEND_BUFFER = 64 * 2**10
 
 
 class BoundedProtocol(H11Protocol):
-    """One connection. `sweep` is called now and then, and drops it if its client is too slow."""
+    """One connection. `sweep` is called now and then, and drops it if its client is too slow.
 
-    def __init__(self, limits: Limits, metrics: Metrics, *arguments: Any, **named: Any) -> None:
+    Args:
+        limits: how many there may be, and how slow.
+        metrics: where is counted what is dropped.
+        held: address → its open connections, of all connections of a server.
+        share: connections that one address may hold.
+        arguments: uvicorn's, as are those that are named.
+    """
+
+    def __init__(
+        self, limits: Limits, metrics: Metrics, held: Counter[str], share: int, *arguments: Any, **named: Any
+    ) -> None:
         super().__init__(*arguments, **named)
         self.access_log = False  # the gate writes a line, without the query
         self._limits = limits
         self._metrics = metrics
+        self._held = held
+        self._share = share
         self._receiving_since: float | None = None
         self._blocked_since: float | None = None
 
@@ -31,8 +44,9 @@ class BoundedProtocol(H11Protocol):
         """A client has come."""
         super().connection_made(transport)
         self._metrics.connections.inc()
-        if len(self.connections) > self._limits.connections:
-            self._drop("full")
+        self._held[self._address] += 1
+        if len(self.connections) > self._limits.connections or self._held[self._address] > self._share:
+            self._drop("too many")
             return
         self._receiving_since = time.monotonic()
         # With no buffer of its own, "paused" means that the reader has not taken all of the last piece.
@@ -46,6 +60,9 @@ class BoundedProtocol(H11Protocol):
         """It has gone, or was dropped."""
         super().connection_lost(exc)
         self._metrics.connections.dec()
+        self._held[self._address] -= 1
+        if not self._held[self._address]:
+            del self._held[self._address]
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request."""
@@ -62,6 +79,10 @@ class BoundedProtocol(H11Protocol):
         """An answer has been written. Of the next request there may be something already (pipelining)."""
         super().on_response_complete()
         self._set_clock()
+
+    @property
+    def _address(self) -> str:
+        return self.client[0] if self.client else "?"
 
     @property
     def _is_idle(self) -> bool:

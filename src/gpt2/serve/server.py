@@ -4,6 +4,7 @@ import functools
 import signal
 import socket
 import time
+from collections import Counter
 from types import FrameType
 from typing import Any
 
@@ -47,7 +48,9 @@ class Server(uvicorn.Server):
     """uvicorn, with deadlines, and with an end at which running answers are finished and new requests hear 503."""
 
     def __init__(self, app: ASGIApp, service: Service, limits: Limits, trusted_proxies: tuple[str, ...] = ()) -> None:
-        protocol: Any = functools.partial(BoundedProtocol, limits, service.metrics)
+        # Behind a proxy all come from its address, and it is the proxy that bounds each.
+        share = limits.connections if trusted_proxies else limits.connections_of_one
+        protocol: Any = functools.partial(BoundedProtocol, limits, service.metrics, Counter(), share)
         super().__init__(
             uvicorn.Config(
                 app,

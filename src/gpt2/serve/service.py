@@ -135,13 +135,14 @@ class Service:
             ApiError: there is no room for it, or it failed.
             ClientDisconnect: the client has gone.
         """
-        self._looks.begin()
+        client = _client(request)
+        self._looks.begin(client)
         try:
-            content = await _unless_gone(request, self._looks.look(body, ids, written, _client(request)))
+            content = await _unless_gone(request, self._looks.look(body, ids, written, client))
         except BaseException:
-            self._looks.end()
+            self._looks.end(client)
             raise
-        return Whole(content, done=self._looks.end)
+        return Whole(content, done=functools.partial(self._looks.end, client))
 
 
 class Whole(Response):
