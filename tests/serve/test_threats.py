@@ -23,6 +23,8 @@ from gpt2.serve.gate import OPEN
 from gpt2.serve.page import PAGE
 from gpt2.serve.schemas import ChatRequest, CompletionRequest
 from gpt2.serve.worker import HOPELESS
+from gpt2.tokenizer.bpe import LONGEST
+from gpt2.tokenizer.gpt2 import gpt2_tokenizer
 from tests.serve import tiny
 from tests.serve.fake import BYTES, CONTEXT, FakeEngine
 from tests.serve.harness import MODEL, Running, completion, post, read_all, serving, status_of, until
@@ -577,6 +579,16 @@ def test_fields_that_contradict_are_refused_by_name(plain: Running, body: dict[s
     assert named in error_of(response)["message"]
 
 
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize(("number", "text"), [(CONTEXT + 1, "hi"), (CONTEXT - 1, "hi"), (1, "x" * CONTEXT)])
+def test_what_does_not_fit_is_blamed_on_what_is_too_large(plain: Running, field: str, number: int, text: str) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": text}], field: number}
+    with plain.client() as client:
+        response = client.post("/v1/chat/completions", json=body)
+    assert response.status_code == 400
+    assert error_of(response)["param"] == ("messages" if number == 1 else field)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -626,6 +638,21 @@ def test_a_megabyte_of_one_letter_costs_nothing(plain: Running) -> None:
                 "messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "x"}, *CHAT],
             }
             assert client.post("/v1/chat/completions", json=chat).status_code == 200  # too old to be remembered
+
+
+@pytest.mark.parametrize("text", ["a", " ", "=", "\u0000", "☃"])
+def test_one_letter_over_and_over_does_not_keep_gpt2s_tokenizer(text: str) -> None:
+    """The longest text that is encoded at all for a context of 1,024."""
+    longest = text * (1024 * LONGEST // len(text.encode()))
+    with serving(tokenizer=gpt2_tokenizer(), context_length=1024) as running, running.client() as client:
+        for path, body in (
+            ("/v1/completions", completion(longest)),
+            ("/v1/chat/completions", {"model": MODEL, "messages": [{"role": "user", "content": longest}]}),
+        ):
+            began = time.monotonic()
+            # A message of nothing but white space is an empty one.
+            assert client.post(path, json=body).status_code == (200 if text == " " and "chat" in path else 400)
+            assert time.monotonic() - began < 3
 
 
 def test_forty_thousand_mistakes_are_told_in_a_sentence(plain: Running) -> None:
@@ -750,6 +777,14 @@ def test_the_page_runs_no_code_but_its_own(plain: Running) -> None:
         assert not re.search(r"https?://(?!www\.w3\.org)", text)
 
 
+def test_a_name_may_have_a_slash_and_a_watcher_need_not_read() -> None:
+    with serving(name="my/model") as running, running.client() as client:
+        for path in ("my/model", "my%2Fmodel"):
+            assert client.get(f"/v1/models/{path}").json()["id"] == "my/model"
+        assert client.get("/v1/models/my/other").status_code == 404
+        assert (client.head("/health").status_code, client.head("/health").content) == (200, b"")
+
+
 def test_no_text_can_break_the_frame_of_a_stream() -> None:
     text = "a\n\ndata: [DONE]\n\r\nevent: x\r\rid: 1\n\u2028\u2029\0é☃ end"
     with serving(FakeEngine(says=lambda request: text.encode())) as running, running.client() as client:
@@ -802,6 +837,18 @@ def test_what_users_write_is_not_logged(plain: Running, caplog: pytest.LogCaptur
     assert "secret" not in text and "alice" not in text
     assert "\r" not in text and "\x1b" not in text
     assert "/%0D%0AFAKE%1B" in text
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_fails_is_not_counted_as_given_up(stream: bool) -> None:
+    engine = FakeEngine(slots=2, seconds=0.01)
+    with serving(engine) as running, running.client() as client, ThreadPoolExecutor(1) as pool:
+        task = pool.submit(client.post, "/v1/completions", json=completion(max_tokens=400, n=4, stream=stream))
+        until(lambda: engine.steps > 3)  # two are being written, two wait
+        engine.fail = RuntimeError("x")
+        assert "could not write any further" in task.result().text
+        until(lambda: not running.service.worker.outstanding)
+        assert b"gpt2_cancelled_total 0.0" in running.service.metrics.text()
 
 
 def test_memory_that_ends_fails_the_request_and_not_the_server() -> None:
