@@ -49,7 +49,7 @@ bench: .venv/.setup-dev ## measure against peers: benchmarks/RESULTS.md; TEXT=ti
 	$(BIN)/python benchmarks/step.py $(if $(NANOGPT),--nanogpt $(NANOGPT))
 	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/drafting.py
-	$(BIN)/python benchmarks/serving.py --record
+	$(BIN)/python benchmarks/serving.py --precision fp32 bf16 int8 --record
 	$(BIN)/python benchmarks/soak.py --minutes 30 --record
 	$(BIN)/python benchmarks/page.py
 	$(if $(CONVERSATIONS),$(BIN)/python benchmarks/tuning.py runs/demo $(CONVERSATIONS))

@@ -1,6 +1,6 @@
 """How much of the engine's speed its clients get: 16 streams beside one, and HTTP beside the bare engine, in turn.
 
-    python benchmarks/serving.py
+    python benchmarks/serving.py --precision fp32 bf16 int8
 
 The weights are random, which costs the same. The client is one process of bare sockets, so that it takes little of
 the machine that both sides share. A round is: the engine alone with 16 texts, the server with 16 clients, the server
@@ -120,22 +120,9 @@ def measure(preset: str, precision: str, clients: int, tokens: int, rounds: int)
             server.end()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="gpt2", choices=sorted(PRESETS), help="size of the model")
-    parser.add_argument("--clients", type=int, default=16, help="streaming clients, and slots of the server")
-    parser.add_argument("--tokens", type=int, default=128, help="tokens of an answer")
-    parser.add_argument("--rounds", type=int, default=5, help="times that all is measured")
-    parser.add_argument("--precision", default="fp32", help="of the weights: fp32, bf16, int8 or auto")
-    parser.add_argument("--record", action="store_true", help="write the table into RESULTS.md")
-    arguments = parser.parse_args()
-    preset, precision, clients, tokens = arguments.preset, arguments.precision, arguments.clients, arguments.tokens
-    taken = measure(preset, precision, clients, tokens, arguments.rounds)
+def table(taken: list[dict[str, Measured]], clients: int) -> list[str]:
+    """All rounds of one precision, and their medians."""
     lines = [
-        f"`python benchmarks/serving.py --preset {preset} --precision {precision}` on {machine()}.",
-        f"{clients} streaming clients; {PROMPT} tokens read and {tokens} written for each. Clients, server and engine",
-        "share the machine. Tokens a second; seconds to the first token; CPU seconds of the process with the engine",
-        "",
         f"| round | engine alone, {clients} texts | server, {clients} clients | one client | {clients} to 1 "
         f"| server to engine | CPU: engine alone | CPU: server | first token, p95 of {clients} | of one |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -152,11 +139,34 @@ def main() -> None:
     ratio = statistics.median(one["many"].tokens_per_second / one["one"].tokens_per_second for one in taken)
     share = statistics.median(one["many"].tokens_per_second / one["engine"].tokens_per_second for one in taken)
     work = statistics.median(one["many"].cpu_seconds / one["engine"].cpu_seconds for one in taken)
-    lines += [
+    return [
+        *lines,
         "",
         f"Medians: {clients} clients get **{ratio:.2f}** times what one gets, {share:.1%} of the bare engine; "
         f"the server works {work:.3f} times as much.",
     ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="gpt2", choices=sorted(PRESETS), help="size of the model")
+    parser.add_argument("--clients", type=int, default=16, help="streaming clients, and slots of the server")
+    parser.add_argument("--tokens", type=int, default=128, help="tokens of an answer")
+    parser.add_argument("--rounds", type=int, default=5, help="times that all is measured")
+    parser.add_argument(
+        "--precision", nargs="+", default=["fp32"], help="of the weights: some of fp32, bf16, int8 and auto"
+    )
+    parser.add_argument("--record", action="store_true", help="write the tables into RESULTS.md")
+    arguments = parser.parse_args()
+    preset, precisions, clients, tokens = arguments.preset, arguments.precision, arguments.clients, arguments.tokens
+    lines = [
+        f"`python benchmarks/serving.py --preset {preset} --precision {' '.join(precisions)}` on {machine()}.",
+        f"{clients} streaming clients; {PROMPT} tokens read and {tokens} written for each. Clients, server and engine",
+        "share the machine. Tokens a second; seconds to the first token; CPU seconds of the process with the engine.",
+    ]
+    for precision in precisions:
+        taken = measure(preset, precision, clients, tokens, arguments.rounds)
+        lines += ["", f"### {precision}", "", *table(taken, clients)]
     print("\n".join(lines))
     if arguments.record:
         write_section("serving", "A server and its clients", lines)

@@ -112,6 +112,7 @@ def serving(
     hosts: tuple[str, ...] = (),
     template: str | None = TEMPLATE,
     turns: int | None = None,
+    name: str = MODEL,
     tokenizer: Any = BYTES,
     context_length: int = CONTEXT,
     trusted_proxies: tuple[str, ...] = (),
@@ -121,7 +122,7 @@ def serving(
     """A server on a free port, until the block ends. `limits` are fields of `Limits`."""
     engine = engine or FakeEngine()
     bounds, metrics = Limits(**limits), Metrics()
-    model = ServedModel(MODEL, 1_700_000_000, tokenizer, context_length, ChatFormat.from_template(template), turns)
+    model = ServedModel(name, 1_700_000_000, tokenizer, context_length, ChatFormat.from_template(template), turns)
     worker = Worker(engine, bounds, metrics)
     service = Service(model, worker, bounds, metrics, inspector or FakeInspector())
     listener = bind("127.0.0.1", 0)

@@ -17,7 +17,7 @@ from gpt2.generation.engine import Engine
 from gpt2.inspection.trace import trace
 from gpt2.inspection.view import origins
 from gpt2.recipes.inspector import EngineInspector
-from gpt2.serve.limits import MOST_LOOKS
+from gpt2.serve.limits import MOST_LOOKS, MOST_LOOKS_OF_ONE
 from gpt2.tokenizer.roles import RoleTokenizer
 from tests.serve import tiny
 from tests.serve.fake import BYTES, FakeEngine, FakeInspector
@@ -107,14 +107,20 @@ def test_a_look_that_fails_harms_nobody(caplog: pytest.LogCaptureFixture) -> Non
 def test_looks_are_bounded_and_writing_goes_on_between_them() -> None:
     inspector = FakeInspector(seconds=0.15)
     engine = FakeEngine(seconds=0.001)
-    with serving(engine, inspector=inspector) as running, ThreadPoolExecutor(MOST_LOOKS + 3) as pool:
+    with (
+        serving(engine, inspector=inspector, trusted_proxies=("127.0.0.1",)) as running,
+        ThreadPoolExecutor(MOST_LOOKS + 3) as pool,
+    ):
+
+        def look(client: int) -> int:
+            return status_of(running.raw(post(ASKED, "/v1/look", extra=f"X-Forwarded-For: 10.0.0.{client}\r\n")))
+
         writing = pool.submit(running.raw, post(completion(max_tokens=300)))
         until(lambda: engine.steps > 3)
-        looks = [pool.submit(running.raw, post(ASKED, "/v1/look")) for _ in range(MOST_LOOKS + 2)]
-        statuses = sorted(status_of(look.result()) for look in looks)
-        assert statuses == [200] * MOST_LOOKS + [429] * 2
+        assert sorted(pool.map(look, range(MOST_LOOKS + 2))) == [200] * MOST_LOOKS + [429] * 2
         assert status_of(writing.result()) == 200
-        assert status_of(running.raw(post(ASKED, "/v1/look"))) == 200  # places are given back
+        assert sorted(pool.map(look, [1] * MOST_LOOKS)) == [200] * MOST_LOOKS_OF_ONE + [429] * 2  # one client's share
+        assert look(1) == 200  # places are given back
 
 
 def test_who_leaves_is_not_looked_for() -> None:
@@ -132,7 +138,7 @@ def test_who_leaves_is_not_looked_for() -> None:
         first.close()
         held.set()
         until(lambda: running.service.worker.outstanding == 0)
-        until(lambda: running.service._looks._running == 0)
+        until(lambda: not running.service._looks._running)
 
 
 def test_a_server_that_ends_does_not_wait_for_looks() -> None:
@@ -140,9 +146,10 @@ def test_a_server_that_ends_does_not_wait_for_looks() -> None:
     inspector = FakeInspector()
     look = inspector.look
     inspector.look = lambda *asked: (begun.set(), held.wait(10), look(*asked))[-1]  # type: ignore[method-assign]
-    with serving(inspector=inspector) as running, ThreadPoolExecutor(4) as pool:
+    with serving(inspector=inspector, trusted_proxies=("127.0.0.1",)) as running, ThreadPoolExecutor(4) as pool:
         worker = running.service.worker
-        looks = [pool.submit(running.raw, post(ASKED, "/v1/look")) for _ in range(3)]
+        asked = [post(ASKED, "/v1/look", extra=f"X-Forwarded-For: 10.0.0.{client}\r\n") for client in range(3)]
+        looks = [pool.submit(running.raw, request) for request in asked]
         until(lambda: worker.outstanding == 3)
         assert begun.wait(10)
         waiting = worker._inbox.qsize()

@@ -1,11 +1,15 @@
 """The documented nginx configuration, in the real nginx, before two servers."""
 
+import contextlib
 import json
 import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2 as httpx
@@ -36,9 +40,12 @@ def servers() -> Iterator[tuple[Running, Running]]:
         yield first, second
 
 
+Connect = Callable[[str], httpx.Client]
+
+
 @pytest.fixture
-def client(servers: tuple[Running, Running], tmp_path: Path) -> Iterator[httpx.Client]:
-    """A client of the nginx before both."""
+def connect(servers: tuple[Running, Running], tmp_path: Path) -> Iterator[Connect]:
+    """Makes clients of the nginx before both, each with an address of its own."""
     port = free_port()
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", f"/CN={NAME}"]
@@ -64,13 +71,22 @@ def client(servers: tuple[Running, Running], tmp_path: Path) -> Iterator[httpx.C
         insecure = ssl.create_default_context()
         insecure.check_hostname, insecure.verify_mode = False, ssl.CERT_NONE
         headers = {"Host": NAME, "Origin": f"https://{NAME}"}
-        with httpx.Client(
-            base_url=f"https://127.0.0.1:{port}", headers=headers, verify=insecure, trust_env=False
-        ) as made:
+        with contextlib.ExitStack() as clients:
+
+            def made(address: str) -> httpx.Client:
+                transport = httpx.HTTPTransport(verify=insecure, trust_env=False, local_address=address)
+                client = httpx.Client(base_url=f"https://127.0.0.1:{port}", headers=headers, transport=transport)
+                return clients.enter_context(client)
+
             yield made
     finally:
         process.terminate()
         process.wait()
+
+
+@pytest.fixture
+def client(connect: Connect) -> httpx.Client:
+    return connect("127.0.0.1")
 
 
 def test_pieces_arrive_as_they_are_written(client: httpx.Client, servers: tuple[Running, Running]) -> None:
@@ -98,6 +114,27 @@ def test_when_one_server_drains_the_other_answers(client: httpx.Client, servers:
     for _ in range(20):
         assert client.post("/v1/completions", json=completion(max_tokens=1)).status_code == 200
     assert len(servers[0].engine.seen) == before
+
+
+def test_one_loud_client_does_not_take_the_servers_from_the_others(connect: Connect) -> None:
+    loud, other = connect("127.0.0.2"), connect("127.0.0.1")
+    over = threading.Event()
+
+    def flood(_: int) -> set[int]:
+        told = set()
+        while not over.is_set():
+            told.add(loud.post("/v1/completions", json=completion(max_tokens=30)).status_code)
+        return told
+
+    with ThreadPoolExecutor(16) as pool:
+        told = pool.map(flood, range(16))
+        try:
+            time.sleep(1)
+            quiet = [other.post("/v1/completions", json=completion(max_tokens=1)).status_code for _ in range(20)]
+        finally:
+            over.set()
+        assert quiet == [200] * 20
+        assert set().union(*told) == {200, 429}
 
 
 def test_foreign_names_and_made_up_addresses_go_no_further(

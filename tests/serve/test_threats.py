@@ -23,6 +23,8 @@ from gpt2.serve.gate import OPEN
 from gpt2.serve.page import PAGE
 from gpt2.serve.schemas import ChatRequest, CompletionRequest
 from gpt2.serve.worker import HOPELESS
+from gpt2.tokenizer.bpe import LONGEST
+from gpt2.tokenizer.gpt2 import gpt2_tokenizer
 from tests.serve import tiny
 from tests.serve.fake import BYTES, CONTEXT, FakeEngine
 from tests.serve.harness import MODEL, Running, completion, post, read_all, serving, status_of, until
@@ -291,6 +293,46 @@ def test_the_second_request_of_a_connection_has_a_deadline_too() -> None:
         assert read_all(connection) == b""
 
 
+@pytest.mark.parametrize("rest", [post(completion())[:-30], post(completion())[:40]], ids=["body", "head"])
+def test_a_request_that_came_with_the_one_before_has_a_deadline_too(rest: bytes) -> None:
+    with serving(receive_seconds=0.6) as running, running.connect() as connection:
+        began = time.monotonic()
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" + rest)
+        assert status_of(read_all(connection)) == 200
+        assert 0.5 < time.monotonic() - began < 3
+        assert running.service.metrics.dropped.labels("slow to send")._value.get() == 1
+
+
+def test_requests_that_come_together_are_all_answered() -> None:
+    with serving(FakeEngine(seconds=0.02), receive_seconds=0.6) as running:
+        asked = post(completion(max_tokens=40)).replace(b"Connection: close\r\n", b"")  # longer than 0.6 s each
+        answer = running.raw(asked * 2 + post(completion(max_tokens=1)))
+        assert answer.count(b"HTTP/1.1 200") == 3
+
+
+def test_a_connection_whose_body_came_after_the_answer_goes_on_and_is_closed_when_idle() -> None:
+    content = json.dumps(completion()).encode()
+    head = post(content).replace(b"Connection: close\r\n", b"").removesuffix(content)
+    with serving(key=KEY, receive_seconds=0.6, idle_seconds=2) as running, running.connect() as connection:
+
+        def ask(request: bytes, word: bytes) -> None:
+            connection.sendall(request)
+            answer = b""
+            while word not in answer:
+                part = connection.recv(65536)
+                assert part, answer
+                answer += part
+
+        ask(head, b"invalid_key")
+        connection.sendall(content)
+        time.sleep(1.2)
+        ask(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", b'"ok"')
+        ask(head, b"invalid_key")
+        connection.sendall(content)
+        assert connection.recv(65536) == b"", "closed, not reset"
+        assert running.service.metrics.dropped.labels("slow to send")._value.get() == 0
+
+
 def test_who_does_not_read_is_dropped_and_frees_the_slot() -> None:
     engine = FakeEngine(slots=1, says=lambda request: b"x" * 10**6)
     with serving(engine, write_seconds=0.5, context_length=10**6) as running:
@@ -303,6 +345,21 @@ def test_who_does_not_read_is_dropped_and_frees_the_slot() -> None:
         assert engine.steps < 450_000
         with running.client() as client:
             assert client.post("/v1/completions", json=completion(max_tokens=1)).status_code == 200
+
+
+def test_who_takes_a_large_answer_steadily_gets_all_of_it() -> None:
+    engine = FakeEngine(slots=4, says=lambda request: b"x" * 10**6)
+    bounds = {"write_seconds": 1.5, "context_length": 10**6}
+    with serving(engine, **bounds) as running, running.connect(receive_buffer=4096) as connection:
+        connection.sendall(post(completion(max_tokens=10_000, logprobs=3)))
+        answer = b""
+        began = time.monotonic()
+        while time.monotonic() < began + 5:  # a hundred kilobytes a second of nearly a megabyte
+            answer += connection.recv(2048)
+            time.sleep(0.02)
+        head, _, body = (answer + read_all(connection)).partition(b"\r\n\r\n")
+        assert f"content-length: {len(body)}".encode() in head.lower()
+        assert json.loads(body)["usage"]["completion_tokens"] == 10_000
 
 
 def test_who_reads_a_little_now_and_then_is_dropped_in_the_end() -> None:
@@ -322,7 +379,7 @@ def test_who_reads_a_little_now_and_then_is_dropped_in_the_end() -> None:
 
 
 def test_more_connections_than_allowed_are_closed_at_once() -> None:
-    with serving(connections=5) as running:
+    with serving(connections=5, trusted_proxies=("127.0.0.1",)) as running:  # a proxy may hold all of them
         held = [running.connect() for _ in range(5)]
         until(lambda: len(running.server.server_state.connections) == 5)
         assert running.raw(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n") == b""
@@ -331,6 +388,23 @@ def test_more_connections_than_allowed_are_closed_at_once() -> None:
         until(lambda: not running.server.server_state.connections)
         with running.client() as client:
             assert client.get("/health").status_code == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="has one loopback address")
+def test_one_address_does_not_hold_all_connections() -> None:
+    with serving(connections=8) as running:
+        held = [running.connect() for _ in range(4)]
+        until(lambda: len(running.server.server_state.connections) == 4)
+        ask = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        assert running.raw(ask) == b""
+        with socket.create_connection(("127.0.0.1", running.port), 10, ("127.0.0.2", 0)) as other:
+            other.sendall(ask)
+            assert status_of(read_all(other)) == 200
+        held.pop().close()
+        until(lambda: len(running.server.server_state.connections) == 3)
+        assert status_of(running.raw(ask)) == 200
+        for connection in held:
+            connection.close()
 
 
 # ---- clients that go, and clients that come in numbers ------------------------------------------------------------
@@ -505,6 +579,16 @@ def test_fields_that_contradict_are_refused_by_name(plain: Running, body: dict[s
     assert named in error_of(response)["message"]
 
 
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize(("number", "text"), [(CONTEXT + 1, "hi"), (CONTEXT - 1, "hi"), (1, "x" * CONTEXT)])
+def test_what_does_not_fit_is_blamed_on_what_is_too_large(plain: Running, field: str, number: int, text: str) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": text}], field: number}
+    with plain.client() as client:
+        response = client.post("/v1/chat/completions", json=body)
+    assert response.status_code == 400
+    assert error_of(response)["param"] == ("messages" if number == 1 else field)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -554,6 +638,21 @@ def test_a_megabyte_of_one_letter_costs_nothing(plain: Running) -> None:
                 "messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "x"}, *CHAT],
             }
             assert client.post("/v1/chat/completions", json=chat).status_code == 200  # too old to be remembered
+
+
+@pytest.mark.parametrize("text", ["a", " ", "=", "\u0000", "☃"])
+def test_one_letter_over_and_over_does_not_keep_gpt2s_tokenizer(text: str) -> None:
+    """The longest text that is encoded at all for a context of 1,024."""
+    longest = text * (1024 * LONGEST // len(text.encode()))
+    with serving(tokenizer=gpt2_tokenizer(), context_length=1024) as running, running.client() as client:
+        for path, body in (
+            ("/v1/completions", completion(longest)),
+            ("/v1/chat/completions", {"model": MODEL, "messages": [{"role": "user", "content": longest}]}),
+        ):
+            began = time.monotonic()
+            # A message of nothing but white space is an empty one.
+            assert client.post(path, json=body).status_code == (200 if text == " " and "chat" in path else 400)
+            assert time.monotonic() - began < 3
 
 
 def test_forty_thousand_mistakes_are_told_in_a_sentence(plain: Running) -> None:
@@ -678,6 +777,14 @@ def test_the_page_runs_no_code_but_its_own(plain: Running) -> None:
         assert not re.search(r"https?://(?!www\.w3\.org)", text)
 
 
+def test_a_name_may_have_a_slash_and_a_watcher_need_not_read() -> None:
+    with serving(name="my/model") as running, running.client() as client:
+        for path in ("my/model", "my%2Fmodel"):
+            assert client.get(f"/v1/models/{path}").json()["id"] == "my/model"
+        assert client.get("/v1/models/my/other").status_code == 404
+        assert (client.head("/health").status_code, client.head("/health").content) == (200, b"")
+
+
 def test_no_text_can_break_the_frame_of_a_stream() -> None:
     text = "a\n\ndata: [DONE]\n\r\nevent: x\r\rid: 1\n\u2028\u2029\0é☃ end"
     with serving(FakeEngine(says=lambda request: text.encode())) as running, running.client() as client:
@@ -732,6 +839,18 @@ def test_what_users_write_is_not_logged(plain: Running, caplog: pytest.LogCaptur
     assert "/%0D%0AFAKE%1B" in text
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_fails_is_not_counted_as_given_up(stream: bool) -> None:
+    engine = FakeEngine(slots=2, seconds=0.01)
+    with serving(engine) as running, running.client() as client, ThreadPoolExecutor(1) as pool:
+        task = pool.submit(client.post, "/v1/completions", json=completion(max_tokens=400, n=4, stream=stream))
+        until(lambda: engine.steps > 3)  # two are being written, two wait
+        engine.fail = RuntimeError("x")
+        assert "could not write any further" in task.result().text
+        until(lambda: not running.service.worker.outstanding)
+        assert b"gpt2_cancelled_total 0.0" in running.service.metrics.text()
+
+
 def test_memory_that_ends_fails_the_request_and_not_the_server() -> None:
     engine = FakeEngine(slots=2, room=50, seconds=0.01)
     with serving(engine) as running, running.client() as client:
@@ -767,6 +886,25 @@ def test_an_answer_that_takes_too_long_is_ended() -> None:
         assert response.status_code == 503
         assert error_of(response)["code"] == "timeout"
         assert engine.active == 0
+
+
+def test_what_takes_too_long_before_the_engine_is_told_in_the_usual_shape() -> None:
+    class Slow:
+        """A tokenizer that does not come to an end."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(BYTES, name)
+
+        def encode(self, text: str) -> Any:
+            time.sleep(1)
+            return BYTES.encode(text)
+
+    bounds = {"answer_seconds": 0.2, "write_seconds": 0.2, "context_length": 20_000}
+    with serving(tokenizer=Slow(), **bounds) as running, running.client() as client:
+        response = client.post("/v1/completions", json=completion("long " * 2000))
+        assert response.status_code == 503
+        assert error_of(response)["code"] == "timeout"
+        until(lambda: b'status="503"} 1.0' in running.service.metrics.text())
 
 
 def test_what_the_engine_refuses_is_the_clients_mistake(plain: Running) -> None:
@@ -828,6 +966,36 @@ def test_at_the_end_running_answers_are_finished_and_new_requests_refused() -> N
         until(lambda: not running.server.server_state.connections)
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_at_the_end_who_reads_slowly_gets_the_rest(stream: bool) -> None:
+    engine = FakeEngine(slots=1, says=lambda request: b"x" * 10**6)
+    with serving(engine, context_length=10**6) as running, running.connect(receive_buffer=4096) as connection:
+        connection.sendall(post(completion(max_tokens=10_000, stream=stream, logprobs=3)))
+        until(lambda: bool(engine.seen) and not running.service.worker.outstanding)
+        running.server.drain()
+        answer = b""
+        began = time.monotonic()
+        while time.monotonic() < began + 4.5:  # longer than the server waits for the last bytes
+            answer += connection.recv(512)
+            time.sleep(0.02)
+        answer += read_all(connection)
+        assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n" if stream else b"}")
+        until(lambda: running.server.should_exit)
+
+
+def test_at_the_end_a_body_that_is_coming_is_answered() -> None:
+    with serving() as running, running.connect() as connection:
+        content = post(completion(max_tokens=5))
+        connection.sendall(content[:-20])
+        until(lambda: any(one.busy for one in running.server._connections))
+        running.server.drain()
+        time.sleep(0.5)
+        assert not running.server.should_exit
+        connection.sendall(content[-20:])
+        assert status_of(read_all(connection)) == 200
+        until(lambda: running.server.should_exit)
+
+
 def test_what_does_not_end_in_time_is_ended() -> None:
     engine = FakeEngine(slots=2, seconds=0.02)
     with serving(engine, drain_seconds=0.3) as running, running.client() as client, ThreadPoolExecutor(2) as pool:
@@ -870,6 +1038,6 @@ def test_texts_of_a_model_side_by_side_are_those_of_requests_alone() -> None:
 
 def test_no_piece_waits_for_the_acknowledgement_of_the_one_before(plain: Running) -> None:
     with plain.connect() as connection:
-        until(lambda: connection.getsockname() in {one.client for one in plain.server.server_state.connections})
-        (ours,) = (one for one in plain.server.server_state.connections if one.client == connection.getsockname())
+        until(lambda: connection.getsockname() in {one.client for one in plain.server._connections})
+        (ours,) = (one for one in plain.server._connections if one.client == connection.getsockname())
         assert ours.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

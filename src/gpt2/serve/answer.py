@@ -15,6 +15,8 @@ class Answer:
         self.client = client
         self.open = requests
         """Requests whose last delta has not been read yet."""
+        self.failed = False
+        """Whether the reader has been told of an error."""
         self.loop = asyncio.get_running_loop()
         self._events: deque[tuple[int, Delta | ApiError]] = deque()
         self._reader: asyncio.Future[None] | None = None  # who waits for an event
@@ -30,6 +32,7 @@ class Answer:
             await self._reader
         index, event = self._events.popleft()
         if isinstance(event, ApiError):
+            self.failed = True
             raise event
         self.open -= event.finish is not None
         return index, event

@@ -91,12 +91,13 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         """The models that are served: one."""
         return as_json(ModelList(data=[service.card()]))
 
-    @app.get("/v1/models/{name}", response_model=ModelCard, responses=errors)
+    @app.get("/v1/models/{name:path}", response_model=ModelCard, responses=errors)
     async def model(name: str) -> Response:
         """One model."""
         service.check_model(name)
         return as_json(service.card())
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", response_model=Health, responses={503: {"model": Health}, 400: errors[400], 431: errors[431]})
     async def health() -> Response:
         """Whether requests are answered; 503 while the server drains, so that a balancer turns elsewhere."""

@@ -98,7 +98,10 @@ class Gate:
         except ClientDisconnect:
             status = 499
         except TimeoutError:
-            status = 499  # what is left of the answer is not sent; the connection is closed
+            if status == 0:
+                await respond(ApiError(503, "The answer took too long.", code="timeout", headers=CLOSE), sending)
+            else:
+                status = 499  # what is left of the answer is not sent; the connection is closed
         except Exception as error:  # noqa: BLE001 - the application has answered with a 500 without details
             log.error("request %s: %s", request_id, describe(error))
             if status == 0:

@@ -17,6 +17,8 @@ MOST_ALTERNATIVES = 20
 """Log-probabilities of other tokens that may be asked for beside each token."""
 MOST_LOOKS = 4
 """Looks inside on their way at once, all clients together: each holds tens of megabytes until it is sent."""
+MOST_LOOKS_OF_ONE = 2
+"""Of which one client may have so many, who may take minutes to read each."""
 INLINE_CHARACTERS = 4096
 """A text up to so long is encoded at once (a millisecond); a longer one in a thread, so that others do not wait."""
 
@@ -41,6 +43,11 @@ class Limits:
     """Answers that may wait for a place in the engine, all clients together."""
     drain_seconds: float = 30.0
     """How long answers may go on after SIGTERM."""
+
+    @property
+    def connections_of_one(self) -> int:
+        """Connections that one address may hold: half are always left to the others."""
+        return max(1, self.connections // 2)
 
     def share(self, slots: int) -> int:
         """Answers that one client may have running and waiting: half of the queue is always left to the others."""

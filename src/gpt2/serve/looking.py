@@ -3,17 +3,15 @@
 import asyncio
 import functools
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from gpt2.serve.errors import ApiError
-from gpt2.serve.limits import MOST_LOOKS
+from gpt2.serve.limits import MOST_LOOKS, MOST_LOOKS_OF_ONE
 from gpt2.serve.schemas import LookRequest
 from gpt2.serve.worker import Worker
-
-PIECE = 2**18
-"""Bytes of a response that are handed on at once: only what a reader takes is followed by more."""
 
 
 class Inspector(Protocol):
@@ -42,24 +40,26 @@ class Looks:
     def __init__(self, inspector: Inspector, worker: Worker) -> None:
         self._inspector = inspector
         self._worker = worker
-        self._running = 0
+        self._running: Counter[str] = Counter()  # client → looks
         # One thread: searches read the same text, and a client that asks again and again waits for itself.
         self._searcher = ThreadPoolExecutor(1, thread_name_prefix="origins")
 
-    def begin(self) -> None:
+    def begin(self, client: str) -> None:
         """Take a place; whoever has one gives it back by `end`.
 
         Raises:
-            ApiError: 429, none is free.
+            ApiError: 429, none is free, or the client has its share.
         """
-        if self._running >= MOST_LOOKS:
+        if self._running.total() >= MOST_LOOKS or self._running.get(client, 0) >= MOST_LOOKS_OF_ONE:
             again = {"Retry-After": "5"}
             raise ApiError(429, "Too many looks inside at once. Try again in 5 s.", None, "queue_full", again)
-        self._running += 1
+        self._running[client] += 1
 
-    def end(self) -> None:
+    def end(self, client: str) -> None:
         """Give a place back."""
-        self._running -= 1
+        self._running[client] -= 1
+        if not self._running[client]:
+            del self._running[client]
 
     async def look(self, body: LookRequest, ids: Sequence[int], written: int, client: str) -> bytes:
         """The response to a request, JSON.
@@ -85,9 +85,3 @@ class Looks:
             return json.dumps(view, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
         return await asyncio.get_running_loop().run_in_executor(self._searcher, finish)
-
-
-async def pieces(content: bytes) -> AsyncIterator[bytes]:
-    """A response's body, a part at a time."""
-    for begin in range(0, len(content), PIECE):
-        yield content[begin : begin + PIECE]

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from socket import IPPROTO_TCP, SO_LINGER, SO_SNDBUF, SOL_SOCKET, TCP_NODELAY
 from struct import pack
 from typing import Any
@@ -17,13 +18,25 @@ SEND_BUFFER = 64 * 2**10
 
 
 class BoundedProtocol(H11Protocol):
-    """One connection. `sweep` is called now and then, and drops it if its client is too slow."""
+    """One connection. `sweep` is called now and then, and drops it if its client is too slow.
 
-    def __init__(self, limits: Limits, metrics: Metrics, *arguments: Any, **named: Any) -> None:
+    Args:
+        limits: how many there may be, and how slow.
+        metrics: where is counted what is dropped.
+        held: address → its open connections, of all connections of a server.
+        share: connections that one address may hold.
+        arguments: uvicorn's, as are those that are named.
+    """
+
+    def __init__(
+        self, limits: Limits, metrics: Metrics, held: Counter[str], share: int, *arguments: Any, **named: Any
+    ) -> None:
         super().__init__(*arguments, **named)
         self.access_log = False  # the gate writes a line, without the query
         self._limits = limits
         self._metrics = metrics
+        self._held = held
+        self._share = share
         self._receiving_since: float | None = None
         self._blocked_since: float | None = None
 
@@ -31,8 +44,9 @@ class BoundedProtocol(H11Protocol):
         """A client has come."""
         super().connection_made(transport)
         self._metrics.connections.inc()
-        if len(self.connections) > self._limits.connections:
-            self._drop("full")
+        self._held[self._address] += 1
+        if len(self.connections) > self._limits.connections or self._held[self._address] > self._share:
+            self._drop("too many")
             return
         self._receiving_since = time.monotonic()
         # With no buffer of its own, "paused" means that the reader has not taken all of the last piece.
@@ -46,14 +60,41 @@ class BoundedProtocol(H11Protocol):
         """It has gone, or was dropped."""
         super().connection_lost(exc)
         self._metrics.connections.dec()
+        self._held[self._address] -= 1
+        if not self._held[self._address]:
+            del self._held[self._address]
 
     def data_received(self, data: bytes) -> None:
         """Bytes of a request."""
-        if self._receiving_since is None:
-            self._receiving_since = time.monotonic()
         super().data_received(data)
-        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
-            self._receiving_since = None  # the request is complete
+        self._set_clock()
+        if self._is_idle and self.cycle is not None and self.cycle.response_complete:
+            # The rest of a request that was answered by its head: the time until the next one begins here.
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def on_response_complete(self) -> None:
+        """An answer has been written. Of the next request there may be something already (pipelining)."""
+        super().on_response_complete()
+        self._set_clock()
+
+    @property
+    def _address(self) -> str:
+        return self.client[0] if self.client else "?"
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether not a byte of a request is there that has not been answered."""
+        return self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
+
+    def _set_clock(self) -> None:
+        """Let the clock of a request run while some of it has come, and not all."""
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY) or self._is_idle:
+            self._receiving_since = None
+        elif self._receiving_since is None:
+            self._receiving_since = time.monotonic()
 
     def pause_writing(self) -> None:
         """The reader has not taken the last piece yet."""
@@ -75,6 +116,11 @@ class BoundedProtocol(H11Protocol):
             self.transport.write(self.conn.send(response) or b"")
             self.transport.write(self.conn.send(h11.Data(data=body)) or b"")
         self.transport.close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request has been let in whose body is still coming, or whose answer is not all taken yet."""
+        return self._blocked_since is not None or (self.cycle is not None and not self.cycle.response_complete)
 
     def sweep(self, now: float) -> None:
         """Drop the connection if its client is too slow."""

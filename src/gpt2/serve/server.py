@@ -4,6 +4,7 @@ import functools
 import signal
 import socket
 import time
+from collections import Counter
 from types import FrameType
 from typing import Any
 
@@ -47,7 +48,9 @@ class Server(uvicorn.Server):
     """uvicorn, with deadlines, and with an end at which running answers are finished and new requests hear 503."""
 
     def __init__(self, app: ASGIApp, service: Service, limits: Limits, trusted_proxies: tuple[str, ...] = ()) -> None:
-        protocol: Any = functools.partial(BoundedProtocol, limits, service.metrics)
+        # Behind a proxy all come from its address, and it is the proxy that bounds each.
+        share = limits.connections if trusted_proxies else limits.connections_of_one
+        protocol: Any = functools.partial(BoundedProtocol, limits, service.metrics, Counter(), share)
         super().__init__(
             uvicorn.Config(
                 app,
@@ -73,17 +76,21 @@ class Server(uvicorn.Server):
         """Ten times a second: drop slow clients, and see whether the end has come."""
         if counter % TICKS_TO_SWEEP == 0:
             now = time.monotonic()
-            for connection in list(self.server_state.connections):
-                if isinstance(connection, BoundedProtocol):
-                    connection.sweep(now)
+            for connection in self._connections:
+                connection.sweep(now)
         if self._service.worker.failed:
             self.should_exit = True  # whoever watches over the process starts a new one
         if self._draining_since is not None and not self.should_exit:
             late = time.monotonic() - self._draining_since > self._limits.drain_seconds
             if late:
                 self._service.worker.abort(ApiError(503, "The server is shutting down.", code="shutting_down"))
-            self.should_exit = late or not self._service.worker.outstanding
+            waits = self._service.worker.outstanding or any(one.busy for one in self._connections)
+            self.should_exit = late or not waits
         return await super().on_tick(counter)
+
+    @property
+    def _connections(self) -> list[BoundedProtocol]:
+        return [one for one in self.server_state.connections if isinstance(one, BoundedProtocol)]
 
     def drain(self) -> None:
         """Begin nothing new; end when what runs has ended, or after `drain_seconds`."""

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from gpt2.serve.asking import Asked
 from gpt2.serve.errors import ApiError, from_validation
 from gpt2.serve.limits import Limits
-from gpt2.serve.looking import Inspector, Looks, pieces
+from gpt2.serve.looking import Inspector, Looks
 from gpt2.serve.metrics import Metrics
 from gpt2.serve.model import ServedModel
 from gpt2.serve.responses import Health, ModelCard
@@ -24,6 +24,9 @@ from gpt2.serve.writers import Writer
 
 T = TypeVar("T")
 Body = TypeVar("Body", bound=Drawn)
+
+PART = 2**16
+"""Bytes of a whole response that are sent at once: who takes fewer in `write_seconds` counts as taking nothing."""
 
 
 class Service:
@@ -120,7 +123,7 @@ class Service:
             # Only when the first piece is there it is certain that there will be an answer, and no error.
             first = await _unless_gone(request, answer.read())
             self.metrics.first_token.observe(time.monotonic() - began)
-            return Pieces(writer.stream(first, answer), "text/event-stream", give_up)
+            return Pieces(writer.stream(first, answer), give_up)
         except BaseException:
             give_up()
             raise
@@ -132,21 +135,45 @@ class Service:
             ApiError: there is no room for it, or it failed.
             ClientDisconnect: the client has gone.
         """
-        self._looks.begin()
+        client = _client(request)
+        self._looks.begin(client)
         try:
-            content = await _unless_gone(request, self._looks.look(body, ids, written, _client(request)))
+            content = await _unless_gone(request, self._looks.look(body, ids, written, client))
         except BaseException:
-            self._looks.end()
+            self._looks.end(client)
             raise
-        return Pieces(pieces(content), "application/json", self._looks.end)
+        return Whole(content, done=functools.partial(self._looks.end, client))
+
+
+class Whole(Response):
+    """JSON that is there. It is sent a part at a time, so that whoever takes it steadily is seen to do so.
+
+    However it ends, `done` is called.
+    """
+
+    media_type = "application/json"
+
+    def __init__(self, content: str | bytes, status: int = 200, done: Callable[[], None] = lambda: None) -> None:
+        super().__init__(content, status)
+        self._done = done
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the parts, each when the one before is taken."""
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            for begin in range(0, len(self.body), PART):
+                part = self.body[begin : begin + PART]
+                await send({"type": "http.response.body", "body": part, "more_body": begin + PART < len(self.body)})
+        finally:
+            self._done()
 
 
 class Pieces(StreamingResponse):
-    """A response that is sent as its reader takes it. However it ends, `done` is called."""
+    """A stream of events, sent as they come. However it ends, `done` is called."""
 
-    def __init__(self, content: Any, media_type: str, done: Callable[[], None]) -> None:
-        # The last header is for nginx, which would else collect pieces before it hands them on.
-        super().__init__(content, headers={"X-Accel-Buffering": "no"}, media_type=media_type)
+    def __init__(self, events: AsyncIterator[bytes], done: Callable[[], None]) -> None:
+        # The header is for nginx, which would else collect pieces before it hands them on.
+        super().__init__(events, headers={"X-Accel-Buffering": "no"}, media_type="text/event-stream")
         self._done = done
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -186,4 +213,4 @@ def _client(request: Request) -> str:
 
 def as_json(content: BaseModel, status: int = 200) -> Response:
     """A response of JSON."""
-    return Response(content.model_dump_json(), status, media_type="application/json")
+    return Whole(content.model_dump_json(), status)

@@ -265,7 +265,7 @@ class Worker:
     def _drop(self, answer: Answer) -> None:
         for job in [*self._waiting, *self._running.values()]:
             if job.answer is answer:
-                self._metrics.cancelled.inc()
+                self._metrics.cancelled.inc(not answer.failed)  # else it was not its client who gave it up
                 self._forget(job)
 
     def _end_all(self, error: ApiError) -> None:
