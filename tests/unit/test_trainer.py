@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from gpt2.config.schema import OptimSettings
 from gpt2.optim.adamw import build_adamw
@@ -153,6 +154,18 @@ def test_in_chunks_it_is_the_same_loss_with_the_same_gradients(
     ours, theirs = (torch.autograd.grad(3 * loss, [hidden, matrix]) for loss in (total, plain))
     for mine, other in zip(ours, theirs, strict=True):
         assert torch.allclose(mine, other, rtol=1e-5, atol=1e-5)
+
+
+def test_without_gradients_only_the_logits_are_computed_and_the_loss_is_the_same_to_the_bit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, 6, 16, generator=generator)
+    matrix = nn.Parameter(torch.randn(31, 16, generator=generator))
+    targets = torch.randint(0, 31, (2, 6), generator=generator)
+    learning, _ = linear_cross_entropy(hidden, matrix, targets)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        total, _ = linear_cross_entropy(hidden, matrix, targets)
+    assert torch.equal(total, learning)
+    assert counter.get_total_flops() == 2 * 12 * 16 * 31
 
 
 def test_under_autocast_gradients_come_in_the_format_of_the_weights() -> None:

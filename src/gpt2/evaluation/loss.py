@@ -26,15 +26,18 @@ def mean_loss(
     """
     training, device = objective.training, next(objective.parameters()).device
     objective.eval()
+    losses: list[Tensor] = []  # read at the end: a GPU would wait for each
     total, counted = 0.0, 0
     try:
         for inputs, targets, count in batches:
             with autocast():
                 loss_sum, _ = objective(inputs.to(device), targets.to(device))
-            total += loss_sum.item()  # added in double precision
+            losses.append(loss_sum)
             counted += count
     finally:
         objective.train(training)
+    for loss_sum in torch.stack(losses).tolist():
+        total += loss_sum  # in double precision
     wide = torch.float32 if device.type == "mps" else torch.float64
     total, counted = total_of(torch.tensor([total, counted], dtype=wide, device=device)).tolist()
     assert counted, "nothing to evaluate"

@@ -10,7 +10,7 @@ from gpt2.generation.native import NativeReader, compiled, fits
 from gpt2.generation.reader import Reader
 from gpt2.model.gpt2 import GPT2
 from gpt2.model.precision import in_precision
-from gpt2.runtime import pick_precision, whole_memory
+from gpt2.runtime import pick_weight_precision, whole_memory
 from gpt2.tokenizer.store import load_tokenizer
 from gpt2.weights.huggingface import load_model
 
@@ -31,7 +31,7 @@ def open_engine(folder: Path, device: torch.device, precision: str = "auto", slo
     model = load_model(folder, device)
     tokenizer = load_tokenizer(folder)
     _check_memory(model, slots, device)
-    model = in_precision(model, pick_precision(precision, device))
+    model = in_precision(model, pick_weight_precision(precision, device))
     return Engine(model, tokenizer, slots, fastest_reader(model, slots))
 
 

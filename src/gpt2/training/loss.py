@@ -60,6 +60,8 @@ def linear_cross_entropy(hidden: Tensor, matrix: Tensor, targets: Tensor) -> tup
         The sum over counted targets, and their number; both scalars.
     """
     rows, labels = hidden.flatten(0, 1), targets.flatten()
+    if not torch.is_grad_enabled():  # `needs_input_grad` asks the tensors alone, and a weight always says yes
+        rows, matrix = rows.detach(), matrix.detach()
     dtype = matrix.dtype
     if torch.is_autocast_enabled(rows.device.type):
         dtype = torch.get_autocast_dtype(rows.device.type)
