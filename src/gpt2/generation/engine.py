@@ -124,19 +124,18 @@ class Engine:
             del self._texts[row][self.reader.cache.lengths[row] :]
             self._free.append(row)
 
-    def step(self) -> list[tuple[int, Delta]]:
+    def step(self) -> list[tuple[int, Delta | CheckpointError]]:
         """Read what is to be read, and write a token of every text whose prompt has been read, or several.
 
-        Of prompts about 256 tokens are read in a step, first come, first served.
+        Of prompts about 256 tokens are read in a step, first come, first served. Whatever is raised in here, such as
+        Ctrl-C, cancels all requests.
 
         Returns:
             What was added, token by token, with tickets. A text that is still being read is not there; one that has
-            finished is there for the last time.
-
-        Raises:
-            CheckpointError: the model's answer is no number. All requests are cancelled.
+            finished is there for the last time, and so is one that has come to an error: the model's answer to it is
+            no number. The others go on.
         """
-        deltas: list[tuple[int, Delta]] = []
+        deltas: list[tuple[int, Delta | CheckpointError]] = []
         for ticket, answer in list(self._answers.items()):
             if answer.request.max_tokens == 0:
                 self.cancel(ticket)
@@ -144,10 +143,13 @@ class Engine:
         pieces = self._with_guesses(self._pieces())
         if pieces:
             logits = self._read([piece for _, piece in pieces])
+            # One sum tells of all of them; by NumPy in 10 µs, where PyTorch wakes its threads for 80.
+            with np.errstate(all="ignore"):
+                sound = math.isfinite(float(logits.sum()))
             ends = itertools.accumulate(piece.answers for _, piece in pieces)
             for (ticket, piece), end in zip(pieces, ends, strict=True):
                 own = logits[end - piece.answers : end]
-                deltas += [(ticket, delta) for delta in self._write(ticket, piece, own)]
+                deltas += [(ticket, delta) for delta in self._write(ticket, piece, own, sound)]
         return deltas
 
     def run(self, requests: Iterable[Request]) -> Generator[tuple[int, Delta], None, None]:
@@ -157,7 +159,8 @@ class Engine:
         that are being answered are cancelled when the iterator is closed.
 
         Raises:
-            UserError: as `admit` and `step`.
+            ConfigError: as `admit`.
+            CheckpointError: the model's answer is no number.
         """
         waiting = enumerate(requests)
         running: dict[int, int] = {}
@@ -169,6 +172,8 @@ class Engine:
                     following = next(waiting, None)
                 assert running, "an engine that others use has no room"
                 for ticket, delta in self.step():
+                    if isinstance(delta, CheckpointError):
+                        raise delta
                     number = running.pop(ticket) if delta.finish else running[ticket]
                     yield number, delta
         finally:
@@ -271,15 +276,7 @@ class Engine:
         """Logits of the tokenizer's ids, shape (wanted, V)."""
         try:
             # A model may have more rows than its tokenizer has ids, for alignment; those mean nothing.
-            logits = self.reader.read(pieces).numpy()[..., : self.tokenizer.vocab_size]
-            # One sum tells of all of them; by NumPy in 10 µs, where PyTorch wakes its threads for 80.
-            with np.errstate(all="ignore"):
-                total = float(logits.sum())
-            if not math.isfinite(total):
-                raise CheckpointError(
-                    "The model's answer is not a number (NaN or infinity): its training has diverged.",
-                    "Use an earlier checkpoint, and train with a lower learning rate.",
-                )
+            return self.reader.read(pieces).numpy()[..., : self.tokenizer.vocab_size]
         except BaseException:  # Ctrl-C, too: what the cache holds is unknown now
             for ticket in list(self._answers):
                 self.cancel(ticket)
@@ -287,13 +284,22 @@ class Engine:
                 self.reader.cache.truncate(row, 0)
                 self._texts[row] = []
             raise
-        return logits
 
-    def _write(self, ticket: int, piece: Piece, logits: NDArray[np.float32]) -> list[Delta]:
-        """The tokens behind a piece, from its logits, shape (answers, V), up to an end or one that was not guessed."""
+    def _write(
+        self, ticket: int, piece: Piece, logits: NDArray[np.float32], sound: bool
+    ) -> Sequence[Delta | CheckpointError]:
+        """The tokens behind a piece, from its logits, shape (answers, V), up to an end or one that was not guessed.
+
+        Where all logits of the step are not known to be `sound`, the first that are none end the answer.
+        """
         deltas: list[Delta] = []
         guesses = piece.ids[len(piece.ids) - piece.answers + 1 :]
         for following, guess in itertools.zip_longest(logits, guesses):
+            if not (sound or np.isfinite(following).all()):
+                self.cancel(ticket)
+                self._texts[piece.row] = []
+                self.reader.cache.wipe(piece.row)
+                return [*deltas, _diverged()]
             deltas.append(self._answers[ticket].write(following))
             if deltas[-1].finish:
                 break
@@ -309,6 +315,13 @@ class Engine:
     def _newest(self, window: list[int]) -> list[int]:
         """What stays of a text that the context cannot hold."""
         return window[-max(1, self.context_length * 3 // 4) :]
+
+
+def _diverged() -> CheckpointError:
+    return CheckpointError(
+        "The model's answer is not a number (NaN or infinity): its training has diverged.",
+        "Use an earlier checkpoint, and train with a lower learning rate.",
+    )
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

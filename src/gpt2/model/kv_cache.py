@@ -47,6 +47,12 @@ class KVCache:
         assert 0 <= length <= self.lengths[row], f"cannot truncate {self.lengths[row]} tokens to {length}"
         self.lengths[row] = length
 
+    def wipe(self, row: int) -> None:
+        """Forget a row with numbers that are none: behind its end they are masked, but 0 × NaN is NaN."""
+        self.keys[:, row] = 0.0
+        self.values[:, row] = 0.0
+        self.lengths[row] = 0
+
     def copy(self, source: int, target: int, length: int) -> None:
         """Make the target row begin as the first `length` tokens of the source row, and end there."""
         assert 0 <= length <= self.lengths[source], f"cannot copy {length} of {self.lengths[source]} tokens"
