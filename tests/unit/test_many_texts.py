@@ -182,6 +182,20 @@ def test_a_beginning_that_was_read_before_is_not_read_again() -> None:
     assert sum(read) == 31 + 1 + 5 + 5
 
 
+def test_a_prompt_that_many_have_in_common_is_read_once() -> None:
+    read: list[int] = []
+
+    class Counting(Reader):
+        def read(self, pieces):  # type: ignore[no-untyped-def]
+            read.append(sum(len(piece.ids) for piece in pieces))
+            return super().read(pieces)
+
+    made = model()
+    counting = Engine(made, BYTES, 5, Counting(made, 5))
+    answers(counting, [Request((*range(30), last), 1, Sampling(temperature=0)) for last in range(40, 45)])
+    assert read == [31, 4]
+
+
 @pytest.mark.parametrize("kind", ["torch", NATIVE])
 def test_log_probabilities_are_the_models_own(kind: str) -> None:
     made, prompt = engine(1, kind), [3, 1, 4, 1, 5]

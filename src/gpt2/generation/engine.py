@@ -256,19 +256,25 @@ class Engine:
         return guessed
 
     def _borrow(self, answer: Answer) -> bool:
-        """Copy the beginning of a prompt from a text that has it; False if that is just being read: wait for it."""
+        """Copy the beginning of a prompt from who has most of it; False if that is just being read: wait for it."""
         if answer.searched:
             return True
         cache = self.reader.cache
         beginning = self._texts[answer.row][:-1]  # at least the last id is read, for its logits
-        others = [row for row in range(self.slots) if row != answer.row]
-        alike, other = max(((_common(self._texts[row], beginning), row) for row in others), default=(0, 0))
-        if alike >= max(BORROWED, cache.lengths[answer.row] + 1):
-            older = itertools.takewhile(lambda one: one is not answer, self._answers.values())
-            if cache.lengths[other] < alike and any(one.row == other for one in older):
+        older = itertools.takewhile(lambda one: one is not answer, self._answers.values())
+        being_read = {one.row for one in older if len(self._texts[one.row]) - cache.lengths[one.row] > 1}
+        best, other, best_there = 0, 0, 0
+        for row in range(self.slots):
+            alike = _common(self._texts[row], beginning)
+            there = min(alike, cache.lengths[row])
+            # What a younger text has not read will not be there in time.
+            worth = alike if row in being_read else there
+            if row != answer.row and (worth, there) > (best, best_there):
+                best, other, best_there = worth, row, there
+        if best >= max(BORROWED, cache.lengths[answer.row] + 1):
+            if best_there < best:
                 return False
-            if (alike := min(alike, cache.lengths[other])) > cache.lengths[answer.row]:
-                cache.copy(other, answer.row, alike)
+            cache.copy(other, answer.row, best)
         answer.searched = True
         return True
 
