@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gpt2.errors import CheckpointError
 from gpt2.generation.answer import Answer
+from gpt2.generation.borrowing import LEAST, best_loan, common
 from gpt2.generation.drafting import TOKENS
 from gpt2.generation.reader import Piece, Reader
 from gpt2.generation.request import Delta, Request, Sampling
@@ -24,10 +25,6 @@ from gpt2.tokenizer.base import Tokenizer
 
 CHUNK = 256
 """Tokens of prompts read in one step at most, so that those who are writing do not wait for a long prompt."""
-
-
-BORROWED = 16
-"""Tokens that a prompt has in common with another text at least, to be copied from it; fewer are read as fast."""
 
 
 class Engine:
@@ -107,10 +104,10 @@ class Engine:
         text = list(request.prompt_ids) or [self.tokenizer.end_of_text]
         if len(text) > self.context_length:
             text = self._newest(text)
-        row = max(self._free, key=lambda row: _common(self._texts[row], text))  # of equals the first
+        row = max(self._free, key=lambda row: common(self._texts[row], text))  # of equals the first
         self._free.remove(row)
         cache = self.reader.cache
-        cache.truncate(row, min(_common(self._texts[row], text[:-1]), cache.lengths[row]))
+        cache.truncate(row, min(common(self._texts[row], text[:-1]), cache.lengths[row]))
         self._texts[row] = text
         ticket = next(self._tickets)
         self._answers[ticket] = Answer(request, row, text, self.tokenizer, self.reader.drafts)
@@ -263,18 +260,11 @@ class Engine:
         beginning = self._texts[answer.row][:-1]  # at least the last id is read, for its logits
         older = itertools.takewhile(lambda one: one is not answer, self._answers.values())
         being_read = {one.row for one in older if len(self._texts[one.row]) - cache.lengths[one.row] > 1}
-        best, other, best_there = 0, 0, 0
-        for row in range(self.slots):
-            alike = _common(self._texts[row], beginning)
-            there = min(alike, cache.lengths[row])
-            # What a younger text has not read will not be there in time.
-            worth = alike if row in being_read else there
-            if row != answer.row and (worth, there) > (best, best_there):
-                best, other, best_there = worth, row, there
-        if best >= max(BORROWED, cache.lengths[answer.row] + 1):
-            if best_there < best:
+        loan = best_loan(beginning, answer.row, self._texts, cache.lengths, being_read)
+        if loan.length >= max(LEAST, cache.lengths[answer.row] + 1):
+            if loan.there < loan.length:
                 return False
-            cache.copy(other, answer.row, best)
+            cache.copy(loan.row, answer.row, loan.length)
         answer.searched = True
         return True
 
@@ -327,11 +317,4 @@ def _diverged() -> CheckpointError:
     return CheckpointError(
         "The model's answer is not a number (NaN or infinity): its training has diverged.",
         "Use an earlier checkpoint, and train with a lower learning rate.",
-    )
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two texts begin with alike."""
-    return next(
-        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
     )
