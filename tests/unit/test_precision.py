@@ -150,6 +150,10 @@ def test_precisions_shrink_the_weights() -> None:
 
 
 def test_more_texts_than_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "whole_memory", lambda device: 2**21)
-    with pytest.raises(ConfigError, match=r"1,000 texts at once need 0\.3 GiB for their keys and values"):
-        load._check_memory(model(), 1000, torch.device("cpu"))
+    cpu, row = torch.device("cpu"), 2 * 3 * 96 * 128 * 4
+    monkeypatch.setattr(load, "free_memory", lambda device: 10 * row)
+    load._check_memory(model(), 10, cpu)
+    load._check_memory(in_precision(model(), "int8"), 20, cpu)
+    with pytest.raises(ConfigError, match=r"1,000 texts at once need 0\.3 GiB for their keys and values") as refused:
+        load._check_memory(model(), 1000, cpu)
+    assert refused.value.fix == "Choose 10 at most."

@@ -9,7 +9,7 @@ from torch import Tensor
 class KVCache:
     """Preallocated keys and values of every layer, a row for each text; row b is filled up to `lengths[b]`.
 
-    Memory is asked for once, here; most systems hand it out only as it is first written.
+    The memory of all rows is taken once, here: zeros are written to it, so that no system can promise it only.
 
     Args:
         n_layer: layers of the model, L.
