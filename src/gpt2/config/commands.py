@@ -54,7 +54,11 @@ class GenerateSettings(SamplingSettings):
     """Continue a text with a trained model."""
 
     run: str = Field(description="name of a run, or a folder: of a run, a checkpoint, any GPT-2 model")
-    prompt: str = Field(default="", description="text to continue; without it, a new document")
+    prompt: str = Field(
+        default="",
+        description="text to continue; without it, a new document; of one that the context cannot hold, the newest "
+        "three quarters of a context are read",
+    )
     n: Annotated[int, Field(ge=1, le=10_000)] = Field(default=1, description="answers to each prompt")
     stop: tuple[str, ...] = Field(default=(), description="texts that end an answer, and are not part of it")
     repetition_penalty: Annotated[float, Field(gt=0.0, le=LARGEST_PENALTY)] = Field(

@@ -74,6 +74,11 @@ class Engine:
         return self.model.config.context_length
 
     @property
+    def seen_of_longer(self) -> int:
+        """Tokens that are read of a text that the context cannot hold: the newest three quarters of a context."""
+        return max(1, self.context_length * 3 // 4)
+
+    @property
     def slots(self) -> int:
         """Texts that can be written at once."""
         return len(self._texts)
@@ -88,8 +93,8 @@ class Engine:
         if len(prompt_ids) <= self.context_length:
             return None
         return (
-            f"The model sees only the end of this prompt: its context holds {self.context_length:,} tokens, the prompt "
-            f"has {len(prompt_ids):,}."
+            f"The model sees only the last {self.seen_of_longer:,} of this prompt's {len(prompt_ids):,} tokens: its "
+            f"context holds {self.context_length:,}, and the rest of it is for what is written."
         )
 
     def admit(self, request: Request) -> int | None:
@@ -310,7 +315,7 @@ class Engine:
 
     def _newest(self, window: list[int]) -> list[int]:
         """What stays of a text that the context cannot hold."""
-        return window[-max(1, self.context_length * 3 // 4) :]
+        return window[-self.seen_of_longer :]
 
 
 def _diverged() -> CheckpointError:
