@@ -123,6 +123,31 @@ def test_without_a_compiler_pytorch_reads(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 @needs_compiler
+def test_why_pytorch_reads_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    native._warn_once.cache_clear()
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(native.Path, "home", no_home)
+    assert compiled() is None
+    assert compiled() is None
+    assert capsys.readouterr().err.count("home directory") == 1
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(native, "OPTIONS", ("-no-such-option",))
+    assert compiled() is None
+    assert "no-such-option" in capsys.readouterr().err
+
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert compiled() is None
+    assert "there is no C++ compiler" in capsys.readouterr().err
+
+
+@needs_compiler
 def test_code_in_a_folder_of_somebody_else_is_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shutil.copytree(native._private_folder(), tmp_path / "gpt2-from-scratch")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
