@@ -46,7 +46,8 @@ class SamplingSettings(Section):
     device: str = Field(default="auto", description="cpu, cuda, cuda:1, mps, or auto: the fastest there is")
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
         default="auto",
-        description="of the weights; auto: bf16 where it is faster, else fp32; int8: fastest, less exact",
+        description="of the weights; auto: bf16 where it is faster, else fp32; int8: smallest, less exact, on a CPU "
+        "also fastest, on a GPU not",
     )
 
 
@@ -161,7 +162,8 @@ class ServeSettings(Section):
     device: str = Field(default="auto", description="cpu, cuda, cuda:1, mps, or auto: the fastest there is")
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
         default="auto",
-        description="of the weights; auto: bf16 where it is faster, else fp32; int8: fastest, less exact",
+        description="of the weights; auto: bf16 where it is faster, else fp32; int8: smallest, less exact, on a CPU "
+        "also fastest, on a GPU not",
     )
 
 
