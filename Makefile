@@ -47,6 +47,7 @@ bench: .venv/.setup-dev ## measure against peers: benchmarks/RESULTS.md; TEXT=ti
 	$(BIN)/python benchmarks/time_to_loss.py $(TEXT) $(if $(NANOGPT),--nanogpt $(NANOGPT))
 	$(BIN)/python benchmarks/minutes.py $(TEXT) $(if $(NANOGPT),--nanogpt $(NANOGPT))
 	$(BIN)/python benchmarks/step.py $(if $(NANOGPT),--nanogpt $(NANOGPT))
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet ctranslate2 llama-cpp-python gguf
 	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/drafting.py
 	$(BIN)/python benchmarks/serving.py --precision fp32 bf16 int8 --record

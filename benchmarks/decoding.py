@@ -4,8 +4,10 @@ Every contestant is a process of its own with the same random weights, and they 
 a second after prompts of 32 tokens, for one text and for several at once, and the time to the first token of a prompt
 of 512. A limit of the machine stands beside it: bytes of weights that a token must read, by the speed of reading.
 
-    pip install ctranslate2 llama-cpp-python gguf
+    pip install transformers ctranslate2 llama-cpp-python gguf
     python benchmarks/decoding.py
+
+A – in the table: transformers has no int8 of its own (libraries that add it are for GPUs), CTranslate2 no bf16 on CPUs.
 """
 
 import argparse
@@ -191,13 +193,12 @@ def memory(folder: Path, precision: str, batch: int) -> Writer:
 
 
 MAKERS = {"memory": memory, "ours": ours, "transformers": transformers, "CTranslate2": ctranslate, "llama.cpp": llama}
-NEEDS = {
-    "memory": "torch",
-    "ours": "torch",
-    "transformers": "transformers",
-    "CTranslate2": "ctranslate2",
-    "llama.cpp": "llama_cpp",
+NEEDS = {  # module → package
+    "transformers": {"transformers": "transformers"},
+    "CTranslate2": {"ctranslate2": "ctranslate2", "transformers": "transformers"},
+    "llama.cpp": {"llama_cpp": "llama-cpp-python", "gguf": "gguf"},
 }
+"""What each peer takes."""
 PRECISIONS = {
     "fp32": ("ours", "transformers", "CTranslate2", "llama.cpp"),
     "bf16": ("ours", "transformers", "llama.cpp"),
@@ -218,14 +219,15 @@ def contestant(pipe: Connection, name: str, folder: Path, precision: str, batch:
         pipe.send(time.perf_counter() - began)
 
 
-def compare(folder: Path, precision: str, batch: int, shape: tuple[int, int], rounds: int) -> dict[str, list[float]]:
+def compare(
+    folder: Path, precision: str, batch: int, shape: tuple[int, int], rounds: int, peers: list[str]
+) -> dict[str, list[float]]:
     """Contestant → seconds of each round, in which each has a turn."""
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     processes = []
-    for name in (*PRECISIONS[precision], *(("memory",) if batch == 1 and shape[1] > 1 else ())):
-        if importlib.util.find_spec(NEEDS[name]) is None:
-            continue
+    able = [name for name in PRECISIONS[precision] if name == "ours" or name in peers]
+    for name in (*able, *(("memory",) if batch == 1 and shape[1] > 1 else ())):
         pipes[name], far = context.Pipe()
         processes.append(context.Process(target=contestant, args=(far, name, folder, precision, batch)))
         processes[-1].start()
@@ -242,6 +244,13 @@ def compare(folder: Path, precision: str, batch: int, shape: tuple[int, int], ro
     for process in processes:
         process.join()
     return seconds
+
+
+def missing(peers: list[str]) -> list[str]:
+    """The packages that these peers take and that are not installed."""
+    return sorted(
+        {package for peer in peers for name, package in NEEDS[peer].items() if importlib.util.find_spec(name) is None}
+    )
 
 
 def times(one: list[float], other: list[float]) -> float:
@@ -281,24 +290,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16])
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=list(PRECISIONS))
+    parser.add_argument("--peers", nargs="*", default=list(NEEDS), choices=list(NEEDS), help="beside us; else all")
     arguments = parser.parse_args()
+    if lacking := missing(arguments.peers):
+        wanted = f"pip install {' '.join(lacking)}"
+        parser.error(f"not all peers are installed. {wanted}; or name those that you want with --peers.")
     lines: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make_folder(folder)
-        peers = ["transformers", "CTranslate2", "llama.cpp"]
+        peers = [name for name in NEEDS if name in arguments.peers]
         head = ["", "precision", "ours", *peers, "ours ÷ fastest peer", "of the limit"]
         lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
         for batch in arguments.batches:
             turns = arguments.rounds * (3 if batch == 1 else 1)
             for precision in arguments.precisions:
-                found = compare(folder, precision, batch, (PROMPT, NEW), turns)
+                found = compare(folder, precision, batch, (PROMPT, NEW), turns, peers)
                 what = f"{batch} text{'s' * (batch > 1)}, tokens/s"
                 lines.append(_row(what, precision, batch * NEW, found, peers, "0f"))
                 rate = NEW / statistics.median(found["memory"]) if "memory" in found else 0.0
                 print(lines[-1], f"{rate * weight_bytes(precision) / 1e9:.1f} GB/s" if rate else "", flush=True)
         for precision in arguments.precisions:
-            found = compare(folder, precision, 1, (LONG, 1), 3 * arguments.rounds)
+            found = compare(folder, precision, 1, (LONG, 1), 3 * arguments.rounds, peers)
             lines.append(_row(f"first token after {LONG}, per s", precision, 1, found, peers, "2f"))
             print(lines[-1], flush=True)
     lines += [

@@ -23,6 +23,7 @@ def come_and_go(made: Engine, asked: Sequence[Request], seed: int) -> tuple[list
             made.cancel(ticket)
             cancelled.add(running.pop(ticket))
         for ticket, delta in made.step():
+            assert isinstance(delta, Delta), delta
             written[running[ticket]].append(delta)
             if delta.finish:
                 del running[ticket]

@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import hashlib
-import os
 import platform
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from gpt2 import memory
 from gpt2.errors import ConfigError
 
 T = TypeVar("T")
@@ -146,13 +146,16 @@ def activation_memory(device: torch.device) -> int:
 
 
 def whole_memory(device: torch.device) -> int:
-    """Bytes of memory that the device has, in use or free; a CPU's and Apple's GPU's is the machine's."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[1]
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return 8 * 2**30
+    """Bytes of memory that the device has, in use or free; a CPU's and Apple's GPU's is what this process may have."""
+    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else memory.whole()
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of memory that the device can still give; a CPU's and Apple's GPU's is what this process may still take."""
+    if device.type != "cuda":
+        return memory.free()
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch, for what comes
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def keep_freed_memory() -> None:

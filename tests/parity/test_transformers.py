@@ -20,6 +20,8 @@ from torch import Tensor
 from gpt2.config.presets import PRESETS
 from gpt2.errors import CheckpointError
 from gpt2.generation.engine import Engine
+from gpt2.generation.native import NativeReader, compiled
+from gpt2.generation.reader import Reader
 from gpt2.generation.request import Request, Sampling
 from gpt2.inspection.lens import logit_lens
 from gpt2.inspection.trace import trace
@@ -29,8 +31,17 @@ from gpt2.tokenizer.bpe import BytePairTokenizer
 from gpt2.weights.huggingface import config_from_hf, export_tensors, hf_config, load_model, to_files
 
 BYTES = BytePairTokenizer("bytes", [bytes([byte]) for byte in range(256)])
-TINY = GPT2Config(vocab_size=257, context_length=48, n_layer=3, n_head=4, n_embd=32, dropout=0.1)
+# The compiled reader takes heads of 16 numbers, and widths of 64.
+TINY = GPT2Config(vocab_size=257, context_length=48, n_layer=3, n_head=4, n_embd=64, dropout=0.1)
 FULL = GPT2Config(vocab_size=50257, **PRESETS["gpt2"]._asdict())
+
+NATIVE = pytest.param("native", marks=pytest.mark.skipif(compiled() is None, reason="there is no compiler"))
+
+
+def engine(model: GPT2, kind: str, slots: int) -> Engine:
+    """Read by PyTorch, or by compiled code, as it is where it is served."""
+    library = compiled() if kind == "native" else None
+    return Engine(model, BYTES, slots, Reader(model, slots) if library is None else NativeReader(model, slots, library))
 
 
 def random_model(config: GPT2Config) -> GPT2:
@@ -161,13 +172,16 @@ def test_a_trace_has_the_attention_and_hidden_states_of_transformers(tiny: GPT2,
         twin.set_attn_implementation("sdpa")
 
 
+@pytest.mark.parametrize("kind", ["torch", NATIVE])
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
-def test_greedy_text_of_many_prompts_at_once_is_that_of_transformers(tiny: GPT2, twin: Any, count: int) -> None:
+def test_greedy_text_of_many_prompts_at_once_is_that_of_transformers(
+    tiny: GPT2, twin: Any, count: int, kind: str
+) -> None:
     draw = random.Random(count)
     prompts = [tuple(draw.randrange(256) for _ in range(draw.randrange(1, 40))) for _ in range(count)]
     requests = [Request(prompt, TINY.context_length - len(prompt), Sampling(temperature=0)) for prompt in prompts]
     ours: list[list[int]] = [[] for _ in prompts]
-    for number, delta in Engine(tiny, BYTES, 25).run(requests):
+    for number, delta in engine(tiny, kind, 25).run(requests):
         ours[number] += [token.id for token in delta.tokens]
     for prompt, answer in zip(prompts, ours, strict=True):
         tokens = torch.tensor([prompt])
@@ -182,12 +196,13 @@ def test_greedy_text_of_many_prompts_at_once_is_that_of_transformers(tiny: GPT2,
         assert answer == [token for token in theirs if token != BYTES.end_of_text]
 
 
-def test_sampled_text_has_the_distribution_of_the_model(tiny: GPT2) -> None:
+@pytest.mark.parametrize("kind", ["torch", NATIVE])
+def test_sampled_text_has_the_distribution_of_the_model(tiny: GPT2, kind: str) -> None:
     """Pearson's chi-square of the second token, given the first, and of the first, over many seeds side by side."""
     prompt, first, second = [5, 6, 7], Counter[int](), Counter[int]()
     requests = (Request(tuple(prompt), 2, Sampling(0.9, 12, seed=seed)) for seed in range(4000))
     written: dict[int, list[int]] = defaultdict(list)
-    for number, delta in Engine(tiny, BYTES, 50).run(requests):
+    for number, delta in engine(tiny, kind, 50).run(requests):
         written[number] += [token.id for token in delta.tokens]
     first.update(ids[0] for ids in written.values())
     likeliest = first.most_common(1)[0][0]
@@ -266,14 +281,14 @@ def test_everything_that_differs_is_named_at_once(folder: Path) -> None:
     def spoil(tensors: dict[str, Tensor]) -> None:
         del tensors["transformer.wpe.weight"]
         tensors["transformer.h.0.attn.c_attn.weight"] = tensors["transformer.h.0.attn.c_attn.weight"].t()
-        tensors["score.weight"] = torch.zeros(2, 32)
+        tensors["score.weight"] = torch.zeros(2, TINY.n_embd)
         tensors["ln_f.bias"] = tensors["transformer.ln_f.bias"].clone()
-        tensors["transformer.ln_f.weight"] = torch.ones(32, dtype=torch.int64)
+        tensors["transformer.ln_f.weight"] = torch.ones(TINY.n_embd, dtype=torch.int64)
 
     rewrite(folder, spoil)
     message = refused(folder)
     assert "wpe.weight is missing" in message
-    assert "transformer.h.0.attn.c_attn.weight has shape [96, 32], not [32, 96]" in message
+    assert "transformer.h.0.attn.c_attn.weight has shape [192, 64], not [64, 192]" in message
     assert "score.weight is no weight of this GPT-2" in message
     assert "ln_f.bias is there twice" in message
     assert "transformer.ln_f.weight has numbers of kind I64" in message
@@ -330,14 +345,14 @@ def test_an_absurd_size_is_refused_before_any_memory_is_taken(folder: Path) -> N
         ({"model_type": "llama"}, "'llama', not 'gpt2'"),
         ({"activation_function": "relu"}, "activation_function is 'relu'"),
         ({"attn_pdrop": 0.2}, "resid_pdrop, embd_pdrop, attn_pdrop are [0.1, 0.1, 0.2]"),
-        ({"n_inner": 64}, "n_inner is 64, not 4 times n_embd (128)"),
+        ({"n_inner": 64}, "n_inner is 64, not 4 times n_embd (256)"),
         ({"n_ctx": 24}, "n_ctx is 24"),
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon is 1e-06"),
         ({"scale_attn_weights": False}, "scale_attn_weights is False"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
         ({"add_cross_attention": True}, "add_cross_attention is True"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings is False"),
-        ({"n_head": 5}, "n_head 5 does not divide n_embd 32"),
+        ({"n_head": 5}, "n_head 5 does not divide n_embd 64"),
         ({"vocab_size": None}, "vocab_size is None"),
         ({"n_layer": 10**9}, "n_layer is 1000000000"),
         ({"n_embd": 32.0}, "n_embd is 32.0"),

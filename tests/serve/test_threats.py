@@ -17,6 +17,7 @@ import pytest
 from pydantic import ValidationError
 
 from gpt2.chat.template import ChatFormat
+from gpt2.errors import CheckpointError, UserError
 from gpt2.generation.engine import Engine
 from gpt2.generation.request import Delta
 from gpt2.serve.gate import OPEN
@@ -865,6 +866,30 @@ def test_memory_that_ends_fails_the_request_and_not_the_server() -> None:
         assert engine.active == 0
         assert client.post("/v1/completions", json=completion()).status_code == 200
         assert client.get("/health").json() == {"status": "ok"}
+
+
+def test_an_answer_that_ends_in_an_error_leaves_the_others_alone() -> None:
+    class Unreadable(FakeEngine):
+        def step(self) -> list[tuple[int, Delta | UserError]]:  # type: ignore[override]
+            spoilt = {ticket for ticket, one in self.running.items() if one.request.prompt_ids[0] == ord("x")}
+            for ticket in spoilt:
+                del self.running[ticket]
+            return [*super().step(), *((ticket, CheckpointError("no number", "")) for ticket in spoilt)]
+
+        def cancel(self, ticket: int) -> None:
+            if ticket in self.running:
+                super().cancel(ticket)
+
+    engine = Unreadable(slots=2, seconds=0.01)
+    with serving(engine) as running, running.client() as client, ThreadPoolExecutor(1) as pool:
+        other = pool.submit(client.post, "/v1/completions", json=completion("a", max_tokens=100))
+        until(lambda: engine.active == 1)
+        for _ in range(2 * HOPELESS):
+            response = client.post("/v1/completions", json=completion("x"))
+            assert (response.status_code, error_of(response)["code"]) == (500, "engine_failed")
+        assert not other.done()
+        assert other.result().status_code == 200
+        assert running.service.worker.outstanding == 0
 
 
 def test_a_stream_that_fails_ends_with_an_error_and_without_done() -> None:

@@ -1,5 +1,6 @@
 """Texts written side by side are those written alone, whoever comes and goes, and rows are free when they are done."""
 
+import math
 import random
 from collections.abc import Sequence
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from tests.turnover import come_and_go
 
+from gpt2.errors import CheckpointError
 from gpt2.generation.engine import CHUNK, Engine
 from gpt2.generation.native import NativeReader, compiled
 from gpt2.generation.reader import Reader
@@ -83,6 +85,45 @@ def test_texts_come_and_go_between_tokens() -> None:
         assert ids == (alone[number][: len(ids)] if number in cancelled else alone[number])
 
 
+@pytest.mark.parametrize("kind", ["torch", NATIVE])
+def test_a_text_whose_numbers_are_none_ends_alone(kind: str) -> None:
+    made = model()
+    with torch.no_grad():
+        made.wpe.weight[20] = math.nan  # the model cannot read a text beyond 20 tokens
+    native = compiled() if kind == "native" else None
+    spoilt = Engine(made, BYTES, 3, Reader(made, 3) if native is None else NativeReader(made, 3, native))
+    asked = [Request(tuple(range(length)), 9, Sampling(temperature=0)) for length in (5, 16, 8)]
+    running = {spoilt.admit(request): number for number, request in enumerate(asked)}
+    ids: list[list[int]] = [[] for _ in asked]
+    errors = []
+    while spoilt.active:
+        for ticket, delta in spoilt.step():
+            if isinstance(delta, CheckpointError):
+                errors.append((running[ticket], delta))
+            else:
+                ids[running[ticket]] += [token.id for token in delta.tokens]
+    [(failed, error)] = errors
+    assert failed == 1
+    assert "NaN" in error.what
+    alone = [answers(engine(1, kind), [request])[0][0] for request in asked]
+    assert ids == [alone[0], alone[1][:5], alone[2]]
+
+
+def test_what_is_no_number_is_gone_from_the_row_of_a_text() -> None:
+    made = model()
+    made.wte.register_forward_hook(
+        lambda _module, read, rows: rows.masked_fill((read[0] == 200)[..., None], math.nan)  # (B, T, C)
+    )
+    spoilt = Engine(made, BYTES, 2)
+    long = Request(tuple(range(25)), 9, Sampling(temperature=0))
+    short = Request((3, 1, 4), 9, Sampling(temperature=0))
+    alone = [answers(engine(1), [request])[0] for request in (long, short)]
+    with pytest.raises(CheckpointError):
+        answers(spoilt, [Request((*range(15), 200), 9)])
+    assert answers(spoilt, [long, short]) == alone
+    assert answers(spoilt, [short, long]) == alone[::-1]
+
+
 def test_rows_are_limited_and_free_again_after_an_end_or_a_cancellation() -> None:
     made = engine(2)
     request = Request((1, 2, 3), 3, Sampling(temperature=0))
@@ -139,6 +180,20 @@ def test_a_beginning_that_was_read_before_is_not_read_again() -> None:
     both = answers(fresh, [Request((*prompt, token), 6, Sampling(temperature=0)) for token in (99, 42)])
     assert both[0] == first[0]
     assert sum(read) == 31 + 1 + 5 + 5
+
+
+def test_a_prompt_that_many_have_in_common_is_read_once() -> None:
+    read: list[int] = []
+
+    class Counting(Reader):
+        def read(self, pieces):  # type: ignore[no-untyped-def]
+            read.append(sum(len(piece.ids) for piece in pieces))
+            return super().read(pieces)
+
+    made = model()
+    counting = Engine(made, BYTES, 5, Counting(made, 5))
+    answers(counting, [Request((*range(30), last), 1, Sampling(temperature=0)) for last in range(40, 45)])
+    assert read == [31, 4]
 
 
 @pytest.mark.parametrize("kind", ["torch", NATIVE])

@@ -123,6 +123,31 @@ def test_without_a_compiler_pytorch_reads(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 @needs_compiler
+def test_why_pytorch_reads_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    native._warn_once.cache_clear()
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(native.Path, "home", no_home)
+    assert compiled() is None
+    assert compiled() is None
+    assert capsys.readouterr().err.count("home directory") == 1
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(native, "OPTIONS", ("-no-such-option",))
+    assert compiled() is None
+    assert "no-such-option" in capsys.readouterr().err
+
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert compiled() is None
+    assert "there is no C++ compiler" in capsys.readouterr().err
+
+
+@needs_compiler
 def test_code_in_a_folder_of_somebody_else_is_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shutil.copytree(native._private_folder(), tmp_path / "gpt2-from-scratch")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -150,6 +175,10 @@ def test_precisions_shrink_the_weights() -> None:
 
 
 def test_more_texts_than_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "whole_memory", lambda device: 2**21)
-    with pytest.raises(ConfigError, match=r"1,000 texts at once need 0\.3 GiB for their keys and values"):
-        load._check_memory(model(), 1000, torch.device("cpu"))
+    cpu, row = torch.device("cpu"), 2 * 3 * 96 * 128 * 4
+    monkeypatch.setattr(load, "free_memory", lambda device: 10 * row)
+    load._check_memory(model(), 10, cpu)
+    load._check_memory(in_precision(model(), "int8"), 20, cpu)
+    with pytest.raises(ConfigError, match=r"1,000 texts at once need 0\.3 GiB for their keys and values") as refused:
+        load._check_memory(model(), 1000, cpu)
+    assert refused.value.fix == "Choose 10 at most."

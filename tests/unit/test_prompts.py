@@ -13,6 +13,7 @@ from gpt2.generation.request import Request, Sampling
 from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.recipes.prompts import answer_file, finished, read_prompts, settings_of
 from gpt2.tokenizer.bpe import BytePairTokenizer
+from gpt2.tokenizer.char import train_char
 
 BYTES = BytePairTokenizer("bytes", [bytes([byte]) for byte in range(256)])
 OPTIONS = {"max_tokens": 4, "seed": None, "stop": ["a", "b"]}
@@ -69,6 +70,43 @@ def test_wherever_it_was_cut_off_it_goes_on_and_ends_alike(
     done = cut.read_bytes()
     answer_file(engine, source, cut, asked, OPTIONS, MODEL)
     assert cut.read_bytes() == done
+
+
+def test_prompts_are_encoded_as_they_are_needed(engine: Engine, tmp_path: Path) -> None:
+    source, out = tmp_path / "prompts.txt", tmp_path / "answers.jsonl"
+    source.write_text("".join(f"prompt {number}\n" for number in range(40)))
+    ahead: list[int] = []
+    encoded = 0
+
+    def counted(prompt: str) -> list[Request]:
+        nonlocal encoded
+        encoded += 1
+        ahead.append(encoded - (len(out.read_text().splitlines()) if out.exists() else 0))
+        return asked(prompt)
+
+    answer_file(engine, source, out, counted, OPTIONS, MODEL)
+    assert encoded == 40
+    assert max(ahead) <= engine.slots + 1  # one waits for a row
+
+
+def test_prompts_that_the_model_does_not_see_whole_are_counted(
+    engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "prompts.txt"
+    source.write_text("short\nlonger than sixteen tokens\nmuch longer than sixteen tokens\n")
+    answer_file(engine, source, tmp_path / "answers.jsonl", asked, OPTIONS, MODEL)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 of 3 prompts had more tokens than the context of 16: of those the model saw only the last 12." in said
+    assert "cannot spell" not in said
+
+    char = train_char(iter(["the letters of short"]))
+    engine = Engine(engine.model, char, 3)
+    answer_file(
+        engine, source, tmp_path / "others.jsonl", lambda prompt: [Request(tuple(char.encode(prompt).tolist()), 4)],
+        OPTIONS, MODEL,
+    )  # fmt: skip
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 of 3 prompts have characters that the tokenizer cannot spell" in said
 
 
 def test_a_file_of_lines_has_a_prompt_in_each_that_is_not_blank(tmp_path: Path) -> None:

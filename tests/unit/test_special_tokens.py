@@ -10,10 +10,11 @@ from gpt2.tokenizer.base import END_OF_TEXT, Tokenizer
 from gpt2.tokenizer.bpe import BytePairTokenizer, train_bpe
 from gpt2.tokenizer.char import train_char
 from gpt2.tokenizer.gpt2 import gpt2_tokenizer
+from gpt2.tokenizer.roles import ROLE_SPELLINGS, RoleTokenizer
 
 SPELLINGS = (
     END_OF_TEXT, "<|endoftext|>" * 2, "<|im_start|>", "<|im_end|>", "<|fim_prefix|>", "<|endofprompt|>", "<s>", "</s>",
-    "[INST]", "<unk>", "<pad>", "[CLS]", "<|assistant|>", "<|end", "oftext|>", "<|endoftext", "Ġ<|endoftext|>",
+    "[INST]", "<unk>", "<pad>", "[CLS]", *ROLE_SPELLINGS, "<|end", "oftext|>", "<|endoftext", "Ġ<|endoftext|>",
 )  # fmt: skip
 OTHERS = (
     " ",
@@ -53,6 +54,7 @@ def tokenizers() -> list[Tokenizer]:
     alphabet = "".join(SPELLINGS + OTHERS)
     return [
         gpt2_tokenizer(),
+        RoleTokenizer(gpt2_tokenizer()),
         train_bpe(iter([make_text(3000), END_OF_TEXT * 500]), 400),
         BytePairTokenizer("bpe:257", [bytes([byte]) for byte in range(256)]),
         train_char(iter([alphabet])),
@@ -62,9 +64,11 @@ def tokenizers() -> list[Tokenizer]:
 def check(tokenizers: list[Tokenizer], count: int) -> None:
     chat = ChatFormat.from_template("Q: {question}\nA: {answer}")
     for tokenizer in tokenizers:
+        plain_ids = tokenizer.plain.vocab_size if isinstance(tokenizer, RoleTokenizer) else tokenizer.vocab_size
         for number, text in enumerate(texts(count)):
             ids = tokenizer.encode(text).tolist()
             assert tokenizer.end_of_text not in ids, (tokenizer.name, text)
+            assert max(ids) < plain_ids, (tokenizer.name, text)
             assert tokenizer.decode(ids) == text
             if number % 100 == 0 and tokenizer.name != "char":  # its text had no template
                 turn = chat.turn(tokenizer, text, text, first=True) + chat.prompt(tokenizer, text, first=False)

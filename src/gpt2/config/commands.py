@@ -46,7 +46,8 @@ class SamplingSettings(Section):
     device: str = Field(default="auto", description="cpu, cuda, cuda:1, mps, or auto: the fastest there is")
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
         default="auto",
-        description="of the weights; auto: bf16 where it is faster, else fp32; int8: fastest, less exact",
+        description="of the weights; auto: bf16 where it is faster, else fp32; int8: smallest, less exact, on a CPU "
+        "also fastest, on a GPU not",
     )
 
 
@@ -54,7 +55,11 @@ class GenerateSettings(SamplingSettings):
     """Continue a text with a trained model."""
 
     run: str = Field(description="name of a run, or a folder: of a run, a checkpoint, any GPT-2 model")
-    prompt: str = Field(default="", description="text to continue; without it, a new document")
+    prompt: str = Field(
+        default="",
+        description="text to continue; without it, a new document; of one that the context cannot hold, the newest "
+        "three quarters of a context are read",
+    )
     n: Annotated[int, Field(ge=1, le=10_000)] = Field(default=1, description="answers to each prompt")
     stop: tuple[str, ...] = Field(default=(), description="texts that end an answer, and are not part of it")
     repetition_penalty: Annotated[float, Field(gt=0.0, le=LARGEST_PENALTY)] = Field(
@@ -157,7 +162,8 @@ class ServeSettings(Section):
     device: str = Field(default="auto", description="cpu, cuda, cuda:1, mps, or auto: the fastest there is")
     precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
         default="auto",
-        description="of the weights; auto: bf16 where it is faster, else fp32; int8: fastest, less exact",
+        description="of the weights; auto: bf16 where it is faster, else fp32; int8: smallest, less exact, on a CPU "
+        "also fastest, on a GPU not",
     )
 
 

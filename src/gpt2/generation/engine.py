@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gpt2.errors import CheckpointError
 from gpt2.generation.answer import Answer
+from gpt2.generation.borrowing import LEAST, best_loan, common
 from gpt2.generation.drafting import TOKENS
 from gpt2.generation.reader import Piece, Reader
 from gpt2.generation.request import Delta, Request, Sampling
@@ -24,10 +25,6 @@ from gpt2.tokenizer.base import Tokenizer
 
 CHUNK = 256
 """Tokens of prompts read in one step at most, so that those who are writing do not wait for a long prompt."""
-
-
-BORROWED = 16
-"""Tokens that a prompt has in common with another text at least, to be copied from it; fewer are read as fast."""
 
 
 class Engine:
@@ -77,6 +74,11 @@ class Engine:
         return self.model.config.context_length
 
     @property
+    def seen_of_longer(self) -> int:
+        """Tokens that are read of a text that the context cannot hold: the newest three quarters of a context."""
+        return max(1, self.context_length * 3 // 4)
+
+    @property
     def slots(self) -> int:
         """Texts that can be written at once."""
         return len(self._texts)
@@ -91,8 +93,8 @@ class Engine:
         if len(prompt_ids) <= self.context_length:
             return None
         return (
-            f"The model sees only the end of this prompt: its context holds {self.context_length:,} tokens, the prompt "
-            f"has {len(prompt_ids):,}."
+            f"The model sees only the last {self.seen_of_longer:,} of this prompt's {len(prompt_ids):,} tokens: its "
+            f"context holds {self.context_length:,}, and the rest of it is for what is written."
         )
 
     def admit(self, request: Request) -> int | None:
@@ -107,10 +109,10 @@ class Engine:
         text = list(request.prompt_ids) or [self.tokenizer.end_of_text]
         if len(text) > self.context_length:
             text = self._newest(text)
-        row = max(self._free, key=lambda row: _common(self._texts[row], text))  # of equals the first
+        row = max(self._free, key=lambda row: common(self._texts[row], text))  # of equals the first
         self._free.remove(row)
         cache = self.reader.cache
-        cache.truncate(row, min(_common(self._texts[row], text[:-1]), cache.lengths[row]))
+        cache.truncate(row, min(common(self._texts[row], text[:-1]), cache.lengths[row]))
         self._texts[row] = text
         ticket = next(self._tickets)
         self._answers[ticket] = Answer(request, row, text, self.tokenizer, self.reader.drafts)
@@ -124,19 +126,18 @@ class Engine:
             del self._texts[row][self.reader.cache.lengths[row] :]
             self._free.append(row)
 
-    def step(self) -> list[tuple[int, Delta]]:
+    def step(self) -> list[tuple[int, Delta | CheckpointError]]:
         """Read what is to be read, and write a token of every text whose prompt has been read, or several.
 
-        Of prompts about 256 tokens are read in a step, first come, first served.
+        Of prompts about 256 tokens are read in a step, first come, first served. Whatever is raised in here, such as
+        Ctrl-C, cancels all requests.
 
         Returns:
             What was added, token by token, with tickets. A text that is still being read is not there; one that has
-            finished is there for the last time.
-
-        Raises:
-            CheckpointError: the model's answer is no number. All requests are cancelled.
+            finished is there for the last time, and so is one that has come to an error: the model's answer to it is
+            no number. The others go on.
         """
-        deltas: list[tuple[int, Delta]] = []
+        deltas: list[tuple[int, Delta | CheckpointError]] = []
         for ticket, answer in list(self._answers.items()):
             if answer.request.max_tokens == 0:
                 self.cancel(ticket)
@@ -144,10 +145,13 @@ class Engine:
         pieces = self._with_guesses(self._pieces())
         if pieces:
             logits = self._read([piece for _, piece in pieces])
+            # One sum tells of all of them; by NumPy in 10 µs, where PyTorch wakes its threads for 80.
+            with np.errstate(all="ignore"):
+                sound = math.isfinite(float(logits.sum()))
             ends = itertools.accumulate(piece.answers for _, piece in pieces)
             for (ticket, piece), end in zip(pieces, ends, strict=True):
                 own = logits[end - piece.answers : end]
-                deltas += [(ticket, delta) for delta in self._write(ticket, piece, own)]
+                deltas += [(ticket, delta) for delta in self._write(ticket, piece, own, sound)]
         return deltas
 
     def run(self, requests: Iterable[Request]) -> Generator[tuple[int, Delta], None, None]:
@@ -157,7 +161,8 @@ class Engine:
         that are being answered are cancelled when the iterator is closed.
 
         Raises:
-            UserError: as `admit` and `step`.
+            ConfigError: as `admit`.
+            CheckpointError: the model's answer is no number.
         """
         waiting = enumerate(requests)
         running: dict[int, int] = {}
@@ -169,6 +174,8 @@ class Engine:
                     following = next(waiting, None)
                 assert running, "an engine that others use has no room"
                 for ticket, delta in self.step():
+                    if isinstance(delta, CheckpointError):
+                        raise delta
                     number = running.pop(ticket) if delta.finish else running[ticket]
                     yield number, delta
         finally:
@@ -251,19 +258,18 @@ class Engine:
         return guessed
 
     def _borrow(self, answer: Answer) -> bool:
-        """Copy the beginning of a prompt from a text that has it; False if that is just being read: wait for it."""
+        """Copy the beginning of a prompt from who has most of it; False if that is just being read: wait for it."""
         if answer.searched:
             return True
         cache = self.reader.cache
         beginning = self._texts[answer.row][:-1]  # at least the last id is read, for its logits
-        others = [row for row in range(self.slots) if row != answer.row]
-        alike, other = max(((_common(self._texts[row], beginning), row) for row in others), default=(0, 0))
-        if alike >= max(BORROWED, cache.lengths[answer.row] + 1):
-            older = itertools.takewhile(lambda one: one is not answer, self._answers.values())
-            if cache.lengths[other] < alike and any(one.row == other for one in older):
+        older = itertools.takewhile(lambda one: one is not answer, self._answers.values())
+        being_read = {one.row for one in older if len(self._texts[one.row]) - cache.lengths[one.row] > 1}
+        loan = best_loan(beginning, answer.row, self._texts, cache.lengths, being_read)
+        if loan.length >= max(LEAST, cache.lengths[answer.row] + 1):
+            if loan.there < loan.length:
                 return False
-            if (alike := min(alike, cache.lengths[other])) > cache.lengths[answer.row]:
-                cache.copy(other, answer.row, alike)
+            cache.copy(loan.row, answer.row, loan.length)
         answer.searched = True
         return True
 
@@ -271,15 +277,7 @@ class Engine:
         """Logits of the tokenizer's ids, shape (wanted, V)."""
         try:
             # A model may have more rows than its tokenizer has ids, for alignment; those mean nothing.
-            logits = self.reader.read(pieces).numpy()[..., : self.tokenizer.vocab_size]
-            # One sum tells of all of them; by NumPy in 10 µs, where PyTorch wakes its threads for 80.
-            with np.errstate(all="ignore"):
-                total = float(logits.sum())
-            if not math.isfinite(total):
-                raise CheckpointError(
-                    "The model's answer is not a number (NaN or infinity): its training has diverged.",
-                    "Use an earlier checkpoint, and train with a lower learning rate.",
-                )
+            return self.reader.read(pieces).numpy()[..., : self.tokenizer.vocab_size]
         except BaseException:  # Ctrl-C, too: what the cache holds is unknown now
             for ticket in list(self._answers):
                 self.cancel(ticket)
@@ -287,13 +285,22 @@ class Engine:
                 self.reader.cache.truncate(row, 0)
                 self._texts[row] = []
             raise
-        return logits
 
-    def _write(self, ticket: int, piece: Piece, logits: NDArray[np.float32]) -> list[Delta]:
-        """The tokens behind a piece, from its logits, shape (answers, V), up to an end or one that was not guessed."""
+    def _write(
+        self, ticket: int, piece: Piece, logits: NDArray[np.float32], sound: bool
+    ) -> Sequence[Delta | CheckpointError]:
+        """The tokens behind a piece, from its logits, shape (answers, V), up to an end or one that was not guessed.
+
+        Where all logits of the step are not known to be `sound`, the first that are none end the answer.
+        """
         deltas: list[Delta] = []
         guesses = piece.ids[len(piece.ids) - piece.answers + 1 :]
         for following, guess in itertools.zip_longest(logits, guesses):
+            if not (sound or np.isfinite(following).all()):
+                self.cancel(ticket)
+                self._texts[piece.row] = []
+                self.reader.cache.wipe(piece.row)
+                return [*deltas, _diverged()]
             deltas.append(self._answers[ticket].write(following))
             if deltas[-1].finish:
                 break
@@ -308,11 +315,11 @@ class Engine:
 
     def _newest(self, window: list[int]) -> list[int]:
         """What stays of a text that the context cannot hold."""
-        return window[-max(1, self.context_length * 3 // 4) :]
+        return window[-self.seen_of_longer :]
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two texts begin with alike."""
-    return next(
-        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+def _diverged() -> CheckpointError:
+    return CheckpointError(
+        "The model's answer is not a number (NaN or infinity): its training has diverged.",
+        "Use an earlier checkpoint, and train with a lower learning rate.",
     )

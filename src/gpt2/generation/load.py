@@ -10,7 +10,7 @@ from gpt2.generation.native import NativeReader, compiled, fits
 from gpt2.generation.reader import Reader
 from gpt2.model.gpt2 import GPT2
 from gpt2.model.precision import in_precision
-from gpt2.runtime import pick_weight_precision, whole_memory
+from gpt2.runtime import free_memory, pick_weight_precision
 from gpt2.tokenizer.store import load_tokenizer
 from gpt2.weights.huggingface import load_model
 
@@ -22,16 +22,16 @@ def open_engine(folder: Path, device: torch.device, precision: str = "auto", slo
         folder: of a checkpoint, or any GPT-2 model with its tokenizer.
         device: where the model shall be.
         precision: of the matrices: fp32, bf16, int8, or auto: bf16 where it is faster, else fp32.
-        slots: texts at once; the memory of all is reserved here.
+        slots: texts at once; the memory of all is taken here.
 
     Raises:
         CheckpointError: the folder does not hold a GPT-2 with its tokenizer.
-        ConfigError: the memory of so many texts is more than the device has.
+        ConfigError: the memory of so many texts is more than the device can still give.
     """
     model = load_model(folder, device)
     tokenizer = load_tokenizer(folder)
-    _check_memory(model, slots, device)
     model = in_precision(model, pick_weight_precision(precision, device))
+    _check_memory(model, slots, device)
     return Engine(model, tokenizer, slots, fastest_reader(model, slots))
 
 
@@ -42,13 +42,13 @@ def fastest_reader(model: GPT2, slots: int) -> Reader:
 
 
 def _check_memory(model: GPT2, slots: int, device: torch.device) -> None:
-    """Refuse more texts than the device has memory for, weights left aside."""
+    """Refuse more texts than the device has memory for, beside the weights and all else that is in use."""
     sizes = model.config
-    row = 2 * sizes.n_layer * sizes.context_length * sizes.n_embd * 4  # keys and values, in fp32 at most
-    room = whole_memory(device) - sum(p.numel() * p.element_size() for p in model.parameters())
+    row = 2 * sizes.n_layer * sizes.context_length * sizes.n_embd * model.cache_dtype.itemsize  # keys and values
+    room = free_memory(device)
     if slots * row > room:
         raise ConfigError(
             f"{slots:,} texts at once need {slots * row / 2**30:,.1f} GiB for their keys and values; "
-            f"{device} has {max(room, 0) / 2**30:,.1f} GiB beside the weights.",
+            f"{device} has {room / 2**30:,.1f} GiB left.",
             f"Choose {max(1, room // row):,} at most.",
         )

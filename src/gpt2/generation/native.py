@@ -5,6 +5,7 @@ reading in small models. Where the processor has no wide products, long pieces s
 """
 
 import ctypes
+import functools
 import hashlib
 import itertools
 import mmap
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gpt2.console import say
+from gpt2.console import say, warn
 from gpt2.files import alone
 from gpt2.generation.reader import Piece, Reader
 from gpt2.model.gpt2 import GPT2
@@ -205,9 +206,10 @@ def fits(model: GPT2) -> bool:
 
 
 def compiled() -> ctypes.CDLL | None:
-    """`native.cpp` for this machine, compiled once and kept; None where there is no compiler."""
+    """`native.cpp` for this machine, compiled once and kept; None where that cannot be, which is said once."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
+        _warn_once("there is no C++ compiler (g++, clang++)")
         return None
     try:
         # What the compiler knows of itself and of this processor: another of either is another file.
@@ -223,8 +225,16 @@ def compiled() -> ctypes.CDLL | None:
                     subprocess.run([compiler, *OPTIONS, "-o", made, SOURCE], capture_output=True, check=True)
                     os.replace(made, path)
         return ctypes.CDLL(str(path))
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    except subprocess.CalledProcessError as error:
+        _warn_once(f"{compiler} failed: {error.stderr.decode(errors='replace').strip()[:300] or error.returncode}")
+    except (OSError, RuntimeError) as error:  # the latter, where a user without a name has no home
+        _warn_once(str(error))
+    return None
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    warn(f"PyTorch reads instead of compiled code, at up to three times the time: {reason}.")
 
 
 def _private_folder() -> Path:

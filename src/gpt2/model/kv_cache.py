@@ -9,7 +9,7 @@ from torch import Tensor
 class KVCache:
     """Preallocated keys and values of every layer, a row for each text; row b is filled up to `lengths[b]`.
 
-    Memory is asked for once, here; most systems hand it out only as it is first written.
+    The memory of all rows is taken once, here: zeros are written to it, so that no system can promise it only.
 
     Args:
         n_layer: layers of the model, L.
@@ -46,6 +46,12 @@ class KVCache:
         """Forget everything behind the first `length` tokens of a row."""
         assert 0 <= length <= self.lengths[row], f"cannot truncate {self.lengths[row]} tokens to {length}"
         self.lengths[row] = length
+
+    def wipe(self, row: int) -> None:
+        """Forget a row with numbers that are none: behind its end they are masked, but 0 × NaN is NaN."""
+        self.keys[:, row] = 0.0
+        self.values[:, row] = 0.0
+        self.lengths[row] = 0
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Make the target row begin as the first `length` tokens of the source row, and end there."""

@@ -12,6 +12,7 @@ from gpt2.model.gpt2 import GPT2
 def in_precision(model: GPT2, precision: str) -> GPT2:
     """The model with its matrices in fp32 (as it is), bf16, or int8. The model given is used up.
 
+    On a GPU int8 saves memory and no time: its matrices are made wider for each product.
     Norms, biases and positions stay in fp32; they are few. The output matrix is stored once, tied, as it was.
     """
     if precision == "int8":

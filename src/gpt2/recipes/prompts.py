@@ -1,8 +1,11 @@
 """A file of prompts to a file of answers, many at once; stopped at any moment, it goes on where it was."""
 
+import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from gpt2.errors import DataError, RunError
 from gpt2.files import disk_error, only_writer, read_json, write_json
 from gpt2.generation.engine import Engine
 from gpt2.generation.request import Request
+from gpt2.tokenizer.base import well_formed
 
 BEGINNING = b'{"index": '
 """Of every line of answers; by it a torn one is told from a line of somebody else."""
@@ -29,6 +33,9 @@ def answer_file(
     Lines come in the order in which answers are complete; `index` counts the prompts of the source from 0. Prompts
     that `out` has already are passed over; a last line that an interruption tore is removed first. What made the
     answers stands beside them, in `settings_of(out)`: one file never holds answers of two kinds.
+
+    Prompts are encoded as rows of the engine become free. How many were longer than the context, or had characters
+    that the tokenizer cannot spell, is said at the end.
 
     Args:
         engine: writes as many answers at once as it has slots.
@@ -65,18 +72,35 @@ def _answer(
 ) -> None:
     done = finished(out, prompts)
     _require_alike(out, {"options": dict(options), "model": dict(model)}, begun=bool(done))
-    todo = [index for index in range(len(prompts)) if index not in done]
+    todo = len(prompts) - len(done)
+    warnings: Counter[str] = Counter()
+
+    def requests() -> Iterator[tuple[int, list[Request]]]:
+        for index in range(len(prompts)):
+            if index not in done:
+                wanted = asked(prompts[index])
+                warnings["cut"] += engine.too_long(wanted[0].prompt_ids) is not None
+                warnings["lost"] += engine.tokenizer.decode(wanted[0].prompt_ids) != well_formed(prompts[index])
+                yield index, wanted
+
     if done:
         say(f"{len(done):,} of {len(prompts):,} prompts have answers in {out} already.", style="dim")
-    with out.open("a", encoding="utf-8") as file, progress("Answering", total=len(todo)) as advance:
+    with out.open("a", encoding="utf-8") as file, progress("Answering", total=todo) as advance:
         began, tokens = time.perf_counter(), 0
-        for index, answers, finish, tokens in _answers(engine, {i: asked(prompts[i]) for i in todo}):
+        for index, answers, finish, tokens in _answers(engine, requests()):
             entry = {"index": index, "prompt": prompts[index], "answers": answers, "finish": finish}
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
             file.flush()
             advance(1, f"{tokens / (time.perf_counter() - began):,.0f} tokens/s")
         seconds = time.perf_counter() - began
-    say(f"{len(todo):,} prompts, {tokens:,} tokens in {seconds:.1f} s: {tokens / seconds:,.0f} tokens/s. {out}")
+    if cut := warnings["cut"]:
+        warn(
+            f"{cut:,} of {todo:,} prompts had more tokens than the context of {engine.context_length:,}: of those the "
+            f"model saw only the last {engine.seen_of_longer:,}."
+        )
+    if lost := warnings["lost"]:
+        warn(f"{lost:,} of {todo:,} prompts have characters that the tokenizer cannot spell: the model saw a mark.")
+    say(f"{todo:,} prompts, {tokens:,} tokens in {seconds:.1f} s: {tokens / seconds:,.0f} tokens/s. {out}")
 
 
 def settings_of(out: Path) -> Path:
@@ -121,20 +145,42 @@ def _shown(value: object) -> str:
     return "none" if value in (None, []) else " ".join(map(repr, value)) if isinstance(value, list) else str(value)
 
 
-def _answers(engine: Engine, asked: dict[int, list[Request]]) -> Iterator[tuple[int, list[str], list[str], int]]:
+@dataclass(slots=True)
+class _Entry:
+    """The answers to one prompt, on their way."""
+
+    index: int
+    answers: list[str]
+    finish: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.finish = [""] * len(self.answers)
+
+
+def _answers(
+    engine: Engine, asked: Iterable[tuple[int, list[Request]]]
+) -> Iterator[tuple[int, list[str], list[str], int]]:
     """Prompts as they are complete: index, answers, how each ended, and the tokens of all so far."""
-    flat = [(index, place) for index, requests in asked.items() for place in range(len(requests))]
-    texts = {index: [""] * len(requests) for index, requests in asked.items()}
-    ends = {index: [""] * len(requests) for index, requests in asked.items()}
+    running: dict[int, tuple[_Entry, int]] = {}  # by number of the request: the entry, and the place in it
     tokens = 0
-    for number, delta in engine.run(asked[index][place] for index, place in flat):
-        index, place = flat[number]
-        texts[index][place] += delta.text
+
+    def requests() -> Iterator[Request]:
+        numbers = itertools.count()
+        for index, wanted in asked:
+            entry = _Entry(index, [""] * len(wanted))
+            for place, request in enumerate(wanted):
+                running[next(numbers)] = entry, place
+                yield request
+
+    for number, delta in engine.run(requests()):
+        entry, place = running[number]
+        entry.answers[place] += delta.text
         tokens += len(delta.tokens)
         if delta.finish:
-            ends[index][place] = delta.finish
-            if all(ends[index]):
-                yield index, texts.pop(index), ends.pop(index), tokens
+            del running[number]
+            entry.finish[place] = delta.finish
+            if all(entry.finish):
+                yield entry.index, entry.answers, entry.finish, tokens
 
 
 def read_prompts(source: Path) -> list[str]:
@@ -175,19 +221,23 @@ def finished(out: Path, prompts: list[str]) -> set[int]:
     """
     if not out.exists():
         return set()
-    lines = out.read_bytes().split(b"\n")
-    torn = lines.pop()  # empty if the last line is whole
-    done = set()
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            index = entry["index"]
-            fits = type(index) is int and 0 <= index < len(prompts) and entry["prompt"] == prompts[index]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            fits, index = False, -1
-        if not fits:
-            raise RunError(f"{out}, line {number}, is no answer to these prompts.", "Choose another file for --out.")
-        done.add(index)
+    torn, done = b"", set()
+    with out.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                torn = line  # only the last
+                break
+            try:
+                entry = json.loads(line)
+                index = entry["index"]
+                fits = type(index) is int and 0 <= index < len(prompts) and entry["prompt"] == prompts[index]
+            except (ValueError, TypeError, KeyError, RecursionError):
+                fits, index = False, -1
+            if not fits:
+                raise RunError(
+                    f"{out}, line {number}, is no answer to these prompts.", "Choose another file for --out."
+                )
+            done.add(index)
     if torn[: len(BEGINNING)] != BEGINNING[: len(torn)]:
         raise RunError(f"The last line of {out} is no answer to these prompts.", "Choose another file for --out.")
     if torn:

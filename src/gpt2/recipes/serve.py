@@ -38,7 +38,7 @@ def serve(settings: ServeSettings) -> None:
 
     Raises:
         UserError: no such run, checkpoint or device; the model's answer is no number; the address is taken, or open to
-            others without a key.
+            others without a key; the memory of so many answers at once is not there.
     """
     key = read_key(settings)
     if key is None and not _is_own(settings.host):

@@ -42,12 +42,12 @@ class Engine(Protocol):
         """A ticket for a request, its memory reserved; None: there is no room now."""
         ...
 
-    def step(self) -> list[tuple[int, Delta]]:
-        """Write a token of every request, or several: ticket and what is new, token by token."""
+    def step(self) -> Sequence[tuple[int, Delta | UserError]]:
+        """Write a token of every request, or several: ticket and what is new, token by token, or why it ended."""
         ...
 
     def cancel(self, ticket: int) -> None:
-        """Give up a request; its place is free at once."""
+        """Give up a request; its place is free at once. One that has ended is ignored."""
         ...
 
 
@@ -236,6 +236,10 @@ class Worker:
         written = 0
         for ticket, delta in news:
             job = self._running[ticket]
+            if isinstance(delta, UserError):
+                log.error("an answer failed: %s", describe(delta))
+                self._end(job, ApiError(500, "The model could not write any further.", code="engine_failed"))
+                continue
             written += len(delta.tokens)
             self._post(job, delta)
             if delta.finish is not None:
