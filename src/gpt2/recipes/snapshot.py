@@ -31,7 +31,7 @@ def snapshot(
 ) -> tuple[Callable[[Path], None], int]:
     """What writes a checkpoint of this moment into a folder, from copies; and about how many bytes that takes.
 
-    Where processes hold shares of the weights, they must all call this.
+    Where processes hold shares of the weights, the others must `lend` theirs.
 
     Args:
         trainer: the run, between two steps.
@@ -71,6 +71,17 @@ def snapshot(
 
     tensors = sum(value.nbytes for value in (*weights.values(), *learned.values(), *optimizer.values()))
     return write, tensors + 2**20
+
+
+def lend(trainer: Trainer) -> None:
+    """Take part in another process's `snapshot` with this one's shares, and keep nothing."""
+    assert isinstance(trainer.model, GPT2)
+    for value in merged(trainer.model).state_dict().values():
+        whole(value)
+    for optimizer in trainer.optimizers:
+        for state in optimizer.state.values():
+            for value in state.values():
+                whole(value)
 
 
 def expected_bytes(model: nn.Module, optimizers: Sequence[Optimizer]) -> int:
