@@ -29,7 +29,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "disk"
     place.mkdir()
     yield place
-    subprocess.run(["umount", str(place)], check=False, stderr=subprocess.DEVNULL)
+    subprocess.run(["umount", "--lazy", str(place)], check=False, stderr=subprocess.DEVNULL)  # we may still be in it
 
 
 def mounted(place: Path, size: int) -> bool:

@@ -128,7 +128,7 @@ def run(job: Job) -> None:
         if world.is_main:
             curves.redraw()
 
-    pace = Pace(job.deadline, trainer.step, train.eval_every) if job.deadline is not None else None
+    pace = Pace(job.deadline, train.eval_every) if job.deadline is not None else None
 
     def replan(step: int, steps: int) -> int | None:
         """Another last step, where the time would be missed; run.json says so before it is taken."""
