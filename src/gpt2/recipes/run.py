@@ -25,7 +25,7 @@ from gpt2.optim.build import build_optimizers
 from gpt2.optim.schedule import build_schedule
 from gpt2.recipes import showing
 from gpt2.recipes.pretraining import Pretraining, Task
-from gpt2.recipes.snapshot import expected_bytes, lend, restore_weights, snapshot
+from gpt2.recipes.snapshot import expected_bytes, fixed_texts, lend, restore_weights, snapshot
 from gpt2.recipes.tuning import Tuning
 from gpt2.runtime import (
     autocast,
@@ -151,14 +151,15 @@ def run(job: Job) -> None:
     saver = Saver(failed)
     metrics = MetricsFile(folder / "metrics.jsonl", keep_to_step=trainer.step) if world.is_main else None
     samples = LinesFile(folder / "samples.jsonl", keep_to_step=trainer.step) if world.is_main else None
+    texts = fixed_texts(model.config, prepared.tokenizer)
     unsaved: str | None = None
     """Why the last checkpoint could not be written, if it could not."""
 
     def copied(val_loss: float | None) -> Callable[[], object]:
         """What writes the checkpoint of this moment, from copies."""
-        write, expected = snapshot(trainer, progress, prepared.tokenizer, job.record)
+        write, expected = snapshot(trainer, progress, texts, job.record)
 
-        def write_all(place: Path) -> None:
+        def write_all(place: checkpoint.NewFolder) -> None:
             write(place)
             for file in (metrics, samples):
                 assert file is not None
