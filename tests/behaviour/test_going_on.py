@@ -1,13 +1,14 @@
 """Bringing a run to its end early, starting another from it, and the command that may be repeated for ever."""
 
 import errno
-import importlib
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 import torch
@@ -35,11 +36,6 @@ OPTIONS = (
 
 def rates(run: Path) -> list[float]:
     return [json.loads(line)["lr"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def resolved(name: str) -> Callable[..., object]:
-    module, _, attribute = name.rpartition(".")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def stop_halfway(folder: Path) -> Path:
@@ -280,7 +276,7 @@ def test_a_save_that_fails_is_told_and_training_goes_on(
     cli: Cli, workplace: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
 ) -> None:
     """Whatever it is: while the state is copied, or in the background."""
-    before, calls = resolved(where), 0
+    before, calls = resolve_name(where), 0
 
     def fails_once(*arguments: object) -> object:
         nonlocal calls
@@ -333,3 +329,26 @@ def test_a_stop_that_cannot_be_saved_says_where_it_stands(
     state = read_json(workplace / "runs/first/run_state.json")
     assert state == {"status": "preempted", "step": 0 if first else 20}
     assert cli("train", "--resume", "first").code == 0
+
+
+def test_a_step_waits_for_the_copy_only(cli: Cli, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All else of a save is done beside the training: what lies between two steps is the copy of what they change."""
+    done: list[tuple[str, bool]] = []
+
+    def note(name: str) -> None:
+        before = resolve_name(name)
+
+        def noted(*arguments: object) -> object:
+            done.append((name.rpartition(".")[2], threading.current_thread() is threading.main_thread()))
+            return before(*arguments)
+
+        monkeypatch.setattr(name, noted)
+
+    note("gpt2.recipes.run.snapshot")
+    note("gpt2.recipes.snapshot.export_tensors")
+    note("gpt2.tokenizer.char.CharTokenizer.to_files")
+    (workplace / "notes.txt").write_text(make_text(600))
+    assert cli("train", "notes.txt", "--run", "first", *OPTIONS).code == 0
+    beside = [("snapshot", True), ("export_tensors", False)]
+    first = done.index(("snapshot", True))
+    assert done[first:] == [*3 * beside, ("snapshot", True), ("export_tensors", True)], "the last is waited for"
