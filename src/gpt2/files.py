@@ -99,7 +99,11 @@ def atomic_folder(final: Path) -> Iterator[Path]:
         if final.exists():  # rename cannot replace a folder that has files
             old = final.with_name(f".{final.name}.tmp-old-{uuid.uuid4().hex[:8]}")
             os.replace(final, old)
-            os.replace(temporary, final)
+            try:
+                os.replace(temporary, final)
+            except OSError:
+                os.replace(old, final)
+                raise
             shutil.rmtree(old, ignore_errors=True)
         else:
             os.replace(temporary, final)

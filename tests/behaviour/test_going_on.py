@@ -1,10 +1,14 @@
 """Bringing a run to its end early, starting another from it, and the command that may be repeated for ever."""
 
+import errno
 import json
+import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 import torch
@@ -13,6 +17,8 @@ from tests.conftest import SMALL, Answer, make_text
 
 from gpt2.cli import main
 from gpt2.files import read_json, write_json
+from gpt2.training import checkpoint
+from gpt2.training.trainer import Trainer
 
 Cli = Callable[..., Answer]
 OPTIONS = (
@@ -34,8 +40,6 @@ def rates(run: Path) -> list[float]:
 
 def stop_halfway(folder: Path) -> Path:
     """Make a run of forty steps in a folder, and stop it after twenty."""
-    from gpt2.training.trainer import Trainer
-
     train_step = Trainer.train_step
 
     def step_and_stop(self: Trainer) -> object:
@@ -277,8 +281,6 @@ def test_a_damaged_record_says_where_a_copy_is(cli: Cli, halted: Path) -> None:
 
 def test_auto_resume_may_be_repeated(cli: Cli, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same command again and again: begins, goes on after each stop, and then has nothing left to do."""
-    from gpt2.training.trainer import Trainer
-
     train_step = Trainer.train_step
 
     def step_and_stop(self: Trainer) -> object:
@@ -336,3 +338,87 @@ def test_a_fork_is_not_repeated_from_nothing(cli: Cli, halted: Path) -> None:
     assert "--fork" in answer.err
     (halted.parent / "notes.json").write_text("[1]")
     assert "no run.json" in cli("train", "--config", "runs/notes.json").err
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), MemoryError(), KeyError("x")])
+@pytest.mark.parametrize("where", ["gpt2.recipes.run.snapshot", "gpt2.training.checkpoint.save"])
+def test_a_save_that_fails_is_told_and_training_goes_on(
+    cli: Cli, workplace: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
+) -> None:
+    """Whatever it is: while the state is copied, or in the background."""
+    before, calls = resolve_name(where), 0
+
+    def fails_once(*arguments: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise error
+        return before(*arguments)
+
+    monkeypatch.setattr(where, fails_once)
+    (workplace / "notes.txt").write_text(make_text(600))
+    answer = cli("train", "notes.txt", "--run", "first", *OPTIONS)
+    assert answer.code == 0, answer.err
+    reason = "No space left" if isinstance(error, OSError) else type(error).__name__
+    assert f"The checkpoint of step 20 could not be saved. {reason}" in answer.err
+    assert "Training goes on; earlier checkpoints are intact." in answer.err
+    there = [path.name for path in (workplace / "runs/first/checkpoints").iterdir()]
+    assert sorted(there) == ["step-00000010", "step-00000030", "step-00000040"]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_stop_that_cannot_be_saved_says_where_it_stands(
+    cli: Cli, workplace: Path, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if not first:
+        stop_halfway(workplace)
+    else:
+        (workplace / "notes.txt").write_text(make_text(600))
+    train_step = Trainer.train_step
+
+    def step_and_stop(self: Trainer) -> object:
+        record = train_step(self)
+        self.stop_wished = True
+        return record
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", step_and_stop)
+        patch.setattr(checkpoint, "save", refuse)
+        answer = cli(
+            *(("train", "--resume", "first") if not first else ("train", "notes.txt", "--run", "first", *OPTIONS))
+        )
+    assert answer.code == 143
+    at = 1 if first else 21
+    there = "There is no checkpoint yet." if first else "The checkpoint of step 20 is intact."
+    assert f"Stopped at step {at}, but not saved. No space left" in answer.err and there in answer.err
+    assert "and saved" not in answer.err and "Training goes on" not in answer.err
+    assert "gpt2 train --resume runs/first" in answer.err
+    state = read_json(workplace / "runs/first/run_state.json")
+    assert state == {"status": "preempted", "step": 0 if first else 20}
+    assert cli("train", "--resume", "first").code == 0
+
+
+def test_a_step_waits_for_the_copy_only(cli: Cli, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All else of a save is done beside the training: what lies between two steps is the copy of what they change."""
+    done: list[tuple[str, bool]] = []
+
+    def note(name: str) -> None:
+        before = resolve_name(name)
+
+        def noted(*arguments: object) -> object:
+            done.append((name.rpartition(".")[2], threading.current_thread() is threading.main_thread()))
+            return before(*arguments)
+
+        monkeypatch.setattr(name, noted)
+
+    note("gpt2.recipes.run.snapshot")
+    note("gpt2.recipes.snapshot.export_tensors")
+    note("gpt2.tokenizer.char.CharTokenizer.to_files")
+    (workplace / "notes.txt").write_text(make_text(600))
+    assert cli("train", "notes.txt", "--run", "first", *OPTIONS).code == 0
+    beside = [("snapshot", True), ("export_tensors", False)]
+    first = done.index(("snapshot", True))
+    assert done[first:] == [*3 * beside, ("snapshot", True), ("export_tensors", True)], "the last is waited for"

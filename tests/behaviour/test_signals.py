@@ -6,13 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.conftest import SMALL, Answer, make_text
 
+from gpt2.files import read_json
 from gpt2.signals import SIGNALS, answered
+from gpt2.training import checkpoint
+from gpt2.training.interrupt import StopRequest
 
 Cli = Callable[..., Answer]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -80,6 +84,17 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_training_listens_to_no_signal_that_is_ignored(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_IGN)  # of SIGINT, a shell does so with `gpt2 train … &` in a script
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(number)
+            assert stop.received is None
+    finally:
+        signal.signal(number, before)
+
+
 def test_one_of_several_processes_dies_of_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with answered() as imported:
@@ -128,3 +143,46 @@ def test_a_run_goes_on_when_nobody_reads_what_it_says(workplace: Path) -> None:
         assert training.wait(120) == 0
     state = json.loads((workplace / "runs" / "unread" / "run_state.json").read_text())
     assert (state["status"], state["step"]) == ("completed", 30)
+
+
+TWICE = """
+import signal, sys
+from gpt2.cli import main
+from gpt2.training import checkpoint
+save, saves = checkpoint.save, 0
+def pressed_twice(run, step, write, *rest):
+    def writing(place):
+        write(place)
+        print(step, flush=True)
+        signal.raise_signal(signal.SIGINT)  # the first came in a step; this is in the middle of its save
+        raise AssertionError("it did not end at once")
+    return save(run, step, writing if saves_now() == 2 else write, *rest)
+def saves_now():
+    global saves
+    saves += 1
+    return saves
+checkpoint.save = pressed_twice
+main(sys.argv[1:])
+"""
+
+
+def test_a_second_ctrl_c_ends_at_once_and_damages_nothing(cli: Cli, workplace: Path) -> None:
+    (workplace / "notes.txt").write_text(make_text(600))
+    command = ("train", "notes.txt", "--run", "twice", *SMALL, "--train.steps", "100000", "--train.eval-every", "5")
+    with subprocess.Popen(
+        [sys.executable, "-c", TWICE, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as training:
+        run = workplace / "runs/twice"
+        while not (run / "last").exists():
+            assert training.poll() is None, training.communicate()
+            time.sleep(0.01)
+        training.send_signal(signal.SIGINT)
+        said = training.communicate(timeout=60)
+    print(said)
+    assert training.returncode == 130
+    assert "Stopped." in said[1] and "Traceback" not in said[1]
+    for folder in checkpoint.list_checkpoints(run):
+        checkpoint.verify(folder)
+    assert [checkpoint.step_of(folder) for folder in checkpoint.list_checkpoints(run)] == [5]
+    assert read_json(run / "run_state.json")["status"] == "failed"
+    assert cli("train", "--finish", "twice", "--train.steps", "3").code == 0

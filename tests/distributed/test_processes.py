@@ -203,6 +203,39 @@ def test_a_signal_leaves_time_for_a_long_step_and_its_checkpoint(
     assert [config.shutdown_timeout for config in begun] == [seconds]
 
 
+COPYING = """
+import os, sys
+import torch
+import gpt2.recipes.run as run
+from gpt2.cli import main
+snapshot = run.snapshot
+def told(*arguments):
+    print("copied by", os.environ["RANK"], flush=True)
+    return snapshot(*arguments)
+run.snapshot = told
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_only_the_first_process_copies_the_state(workplace: Path, strategy: str) -> None:
+    command = ("train", "notes.txt", "--run", "it", *OPTIONS, "--distributed.strategy", strategy)
+    numbers = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(20_000 + os.getpid() % 10_000)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", COPYING, *command],
+            cwd=workplace,
+            env={**os.environ, **numbers, "OMP_NUM_THREADS": "1", "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert said == ["copied by 0\n" * 2, ""]  # at steps 10 and 20
+
+
 def test_a_mistake_is_said_once(workplace: Path) -> None:
     for argv in (("missing.txt",), ("notes.txt", "--train.batch-size", "9")):
         process = start(workplace, *argv, "--distributed.processes", "2")

@@ -1,20 +1,26 @@
+import json
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from gpt2.errors import CheckpointError, RunError
 from gpt2.files import write_json
 from gpt2.training import checkpoint
 
 
-def writer(value: str) -> Callable[[Path], None]:
-    def write(folder: Path) -> None:
-        (folder / "config.json").write_text("{}")
-        (folder / "model.safetensors").write_text(value)
-        write_json(folder / "run.json", {"value": value})
+def writer(value: str) -> Callable[[checkpoint.NewFolder], None]:
+    def write(folder: checkpoint.NewFolder) -> None:
+        folder.text("config.json", "{}")
+        folder.text("model.safetensors", value)
+        folder.text("run.json", json.dumps({"value": value}))
 
     return write
 
@@ -42,7 +48,7 @@ def test_the_newest_and_the_best_are_kept(run: Path) -> None:
 def test_a_best_that_could_not_be_saved_is_not_the_best(run: Path) -> None:
     """Else `best` would lead to a worse one for good, once the disk has room again."""
 
-    def refuse(folder: Path) -> None:
+    def refuse(folder: checkpoint.NewFolder) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
@@ -122,8 +128,8 @@ def test_a_slip_of_the_fingers_gets_the_nearest_run_and_many_runs_are_counted(ru
 
 
 def test_a_failed_save_leaves_everything_as_it_was(run: Path) -> None:
-    def fails(folder: Path) -> None:
-        (folder / "half").write_text("")
+    def fails(folder: checkpoint.NewFolder) -> None:
+        folder.text("half", "")
         raise OSError(28, "No space left on device")
 
     before = sorted(path.relative_to(run) for path in run.rglob("*"))
@@ -134,7 +140,7 @@ def test_a_failed_save_leaves_everything_as_it_was(run: Path) -> None:
 
 
 def test_a_checkpoint_too_large_for_the_disk_is_not_begun(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(folder: Path) -> None:
+    def never(folder: checkpoint.NewFolder) -> None:
         raise AssertionError("it was begun")
 
     with pytest.raises(OSError, match="needed"):
@@ -164,3 +170,49 @@ def test_without_links_a_file_leads_to_the_checkpoint(run: Path, monkeypatch: py
     checkpoint.save(run, 50, writer("50"), 0, 0.5, keep=2)
     assert not (run / "best").is_symlink()
     assert checkpoint.open_checkpoint(str(run), "best").step == 50
+
+
+def test_tensors_are_a_safetensors_file(tmp_path: Path) -> None:
+    tensors = {
+        "weight": torch.randn(3, 5).t(),  # not contiguous
+        "half": torch.randn(7).bfloat16(),
+        "step": torch.tensor(3.0),
+        "count": torch.tensor([2**40]),
+        "none": torch.empty(0, 4),
+    }
+    new = checkpoint.NewFolder(tmp_path)
+    new.tensors("x.safetensors", tensors)
+    new.complete()
+    read = load_file(tmp_path / "x.safetensors")
+    assert read.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert read[name].dtype == value.dtype and torch.equal(read[name], value), name
+    with safe_open(tmp_path / "x.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}, "transformers asks for it"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_what_reads_otherwise_than_it_was_written_is_no_checkpoint(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that alters a byte as it takes it: the hash is of what was handed over, and the old ones stay."""
+    before = sorted(path.name for path in checkpoint.list_checkpoints(run))
+    fsync = os.fsync
+
+    def altering(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path.name == "model.safetensors" and path.read_text() == "50":
+            path.write_text("51")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", altering)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
+        checkpoint.save(run, 50, writer("50"), 0, 0.5, keep=1)
+    assert sorted(path.name for path in checkpoint.list_checkpoints(run)) == before
+    assert (run / "last" / "model.safetensors").read_text() == "40"
+
+
+def test_a_checkpoint_that_lacks_something_does_not_count_among_those_kept(run: Path) -> None:
+    (run / "checkpoints/step-00000040/model.safetensors").unlink()
+    checkpoint.save(run, 50, writer("50"), 0, None, keep=2)
+    assert [checkpoint.step_of(path) for path in checkpoint.list_checkpoints(run)] == [20, 30, 40, 50]
+    checkpoint.save(run, 60, writer("60"), 0, None, keep=2)
+    assert [checkpoint.step_of(path) for path in checkpoint.list_checkpoints(run)] == [20, 50, 60]

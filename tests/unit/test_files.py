@@ -43,6 +43,23 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["final"]
 
 
+def test_a_folder_that_cannot_be_replaced_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    final, replace = tmp_path / "final", os.replace
+    with atomic_folder(final) as folder:
+        (folder / "a").write_text("old")
+
+    def refuse(source: Path, target: Path) -> None:
+        if target == final and "tmp-old" not in source.name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="Input/output"), atomic_folder(final) as folder:
+        (folder / "a").write_text("new")
+    assert (final / "a").read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["final"]
+
+
 def test_what_an_interruption_left_is_swept(tmp_path: Path) -> None:
     (tmp_path / ".final.tmp-1234").mkdir()
     (tmp_path / ".file.json.1234.tmp").write_text("half")

@@ -39,6 +39,7 @@ class Diary:
         self.losses = iter(losses)
         self.validated: list[int] = []
         self.saved: list[tuple[int, float | None]] = []
+        self.waited_for: list[int] = []
         self.words: list[str] = []
         self.trainer: Any = None
 
@@ -54,10 +55,15 @@ class Diary:
             [],
             self._validate,
             lambda record: None,
-            lambda val_loss: self.saved.append((self.trainer.step, val_loss)),
+            self._save,
             self._roll_back,
             self.words.append,
         )
+
+    def _save(self, val_loss: float | None, ends: bool) -> None:
+        self.saved.append((self.trainer.step, val_loss))
+        if ends:
+            self.waited_for.append(self.trainer.step)
 
     def _roll_back(self) -> int | None:
         if not self.saved:
@@ -75,6 +81,7 @@ def test_it_validates_at_its_rhythm_at_epochs_and_at_the_end() -> None:
     assert diary.run(Rhythm(10, 4, None, None), Progress(), epoch_steps=6) == "completed"
     assert diary.validated == [4, 6, 8, 10]
     assert diary.saved == [(4, 4.0), (6, 3.0), (8, 3.5), (10, 2.0)]
+    assert diary.waited_for == [10]
 
 
 def test_a_short_epoch_is_measured_but_not_saved() -> None:
@@ -110,13 +117,16 @@ def test_patience_ends_it_after_so_many_validations_without_a_new_best() -> None
     diary, progress = Diary([3.0, 2.0, 2.5, 2.6, 1.0]), Progress()
     assert diary.run(Rhythm(50, 5, None, 2), progress) == "stopped early"
     assert diary.trainer.step == 20
+    assert diary.waited_for == [20]
     assert progress.best_step == 10
 
 
-def test_a_stop_is_saved_within_the_step() -> None:
-    diary = Diary([])
-    assert diary.run(Rhythm(50, 20, None, None), Progress(), stop_at=7) == "preempted"
-    assert diary.saved == [(7, None)]
+@pytest.mark.parametrize(("eval_every", "save_every"), [(20, None), (20, 7), (7, None)])
+def test_a_stop_is_saved_within_the_step_and_waited_for(eval_every: int, save_every: int | None) -> None:
+    diary = Diary([4.0])
+    assert diary.run(Rhythm(50, eval_every, save_every, None), Progress(), stop_at=7) == "preempted"
+    assert diary.saved == [(7, 4.0 if eval_every == 7 else None)]
+    assert diary.waited_for == [7]
 
 
 def test_overfitting_is_said_once_in_words() -> None:

@@ -1,8 +1,15 @@
+import errno
+import io
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from gpt2.training.metrics import MetricsFile, Record, elapsed, read_metrics
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 
 def record(step: int, val_loss: float | None = None) -> Record:
@@ -33,6 +40,74 @@ def test_resume_cuts_the_file_back_to_its_step(tmp_path: Path) -> None:
     again.log(record(6))
     again.close()
     assert [one.step for one in read_metrics(path)] == [1, 2, 3, 4, 5, 6]
+
+
+class Full(io.FileIO):
+    """A file on a disk that takes so many more bytes."""
+
+    room = 0
+
+    def write(self, data: "Buffer") -> int:
+        part = bytes(data)[: self.room]
+        if not part:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.room -= len(part)
+        return super().write(part)
+
+
+def test_a_full_disk_loses_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "metrics.jsonl"
+    metrics = MetricsFile(path)
+    metrics.log(record(1))
+    metrics.close()
+    metrics._file = full = Full(path, "r+")
+    full.seek(path.stat().st_size)
+    full.room = 20  # a part of a line
+    for step in (2, 3):
+        metrics.log(record(step))
+    assert [one.step for one in read_metrics(path)] == [1]
+    with pytest.raises(OSError, match="No space"):  # a checkpoint of step 3 would lack lines
+        metrics.sync()
+    assert capsys.readouterr().err.count("Training goes on") == 1
+    full.room = 10**6
+    metrics.sync()
+    metrics.log(record(4))
+    assert [one.step for one in read_metrics(path)] == [1, 2, 3, 4]
+
+
+def test_what_could_not_be_synced_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system may have dropped what it took before, and says so once."""
+    path = tmp_path / "metrics.jsonl"
+    metrics = MetricsFile(path)
+    metrics.log(record(1))
+    metrics.sync()
+    kept = path.stat().st_size
+    metrics.log(record(2))
+
+    def dropped(descriptor: int) -> None:
+        os.ftruncate(descriptor, kept)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Input/output"):
+        patch.setattr(os, "fsync", dropped)
+        metrics.sync()
+    metrics.log(record(3))
+    metrics.sync()
+    assert [one.step for one in read_metrics(path)] == [1, 2, 3]
+
+
+def test_going_back_forgets_lines_that_were_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    metrics = MetricsFile(path)
+    for step in range(1, 5):
+        metrics.log(record(step))
+    metrics.close()
+    metrics._file = full = Full(path, "r+")
+    full.seek(path.stat().st_size)
+    metrics.log(record(5))
+    metrics.cut_back(2)
+    metrics.log(record(3))
+    assert [one.step for one in read_metrics(path)] == [1, 2, 3]
 
 
 def test_a_damaged_line_is_named_and_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ def run(
 ) -> tuple[float, int, int]:
     """A run of steps of a given speed: when it ended, after how many steps, and how often it was replanned."""
     clock = Clock()
-    pace = Pace(clock.now + 60 * minutes, 0, every, clock)
+    pace = Pace(clock.now + 60 * minutes, every, clock)
     step, changes = 0, 0
     while step < planned:
         clock.now += seconds_a_step * (3 if step >= slower_after else 1)
@@ -62,3 +62,13 @@ def test_a_long_pause_among_few_steps_is_no_slow_step() -> None:
     ended, steps, _ = run(planned=128, seconds_a_step=0.2, minutes=0.5, pause=3.0, every=32)
     assert 24 < ended < 30
     assert steps > 64
+
+
+def test_steps_that_are_made_again_count_among_the_steps_made() -> None:
+    """A run that began at step 50, came to 80, and went back to its checkpoint of step 50."""
+    clock = Clock()
+    pace = Pace(clock.now + 60, 1000, clock)
+    for step in (*range(51, 81), *range(51, 61)):
+        clock.now += 0.1
+        until = pace.steps(step, 50 + 590)
+        assert until is None or until == 50 + 590 - 30  # thirty of them were for nothing

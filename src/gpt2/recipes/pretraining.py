@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -54,8 +54,8 @@ class Task(Protocol):
         """The validation part: inputs and targets (B, T), and how many targets count."""
         ...
 
-    def sample(self, model: GPT2, step: int) -> None:
-        """Let the model speak."""
+    def sample(self, model: GPT2, step: int) -> dict[str, Any] | None:
+        """Let the model speak: → the line for samples.jsonl, if there is one."""
         ...
 
     def conclude(self, model: GPT2, outcome: str, references: Mapping[str, float], step: int) -> None:
@@ -107,9 +107,9 @@ class Pretraining:
         context, limit = self.settings.model.context_length, self.settings.train.eval_tokens
         return evaluation_windows(self._validation(), context, batch_size, limit)
 
-    def sample(self, model: GPT2, step: int) -> None:
+    def sample(self, model: GPT2, step: int) -> dict[str, Any] | None:
         """A text that goes on from the sample prompt."""
-        showing.sample(self.folder, self.settings, self.prepared, model, step)
+        return showing.sample(self.settings, self.prepared, model, step)
 
     def conclude(self, model: GPT2, outcome: str, references: Mapping[str, float], step: int) -> None:
         """The best loss beside the references."""

@@ -3,10 +3,10 @@
 import functools
 import itertools
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from safetensors.torch import load_file
@@ -18,14 +18,14 @@ from gpt2.console import say, warn
 from gpt2.corpus.prepare import Prepared
 from gpt2.data.dataset import IGNORED
 from gpt2.distributed import World, spread
-from gpt2.errors import RunError
+from gpt2.errors import RunError, UserError
 from gpt2.evaluation.loss import mean_loss
-from gpt2.files import disk_error, read_json, sweep_temporaries, write_json
+from gpt2.files import FULL, disk_error, read_json, sweep_temporaries, write_json
 from gpt2.optim.build import build_optimizers
 from gpt2.optim.schedule import build_schedule
 from gpt2.recipes import showing
 from gpt2.recipes.pretraining import Pretraining, Task
-from gpt2.recipes.snapshot import expected_bytes, restore_weights, snapshot
+from gpt2.recipes.snapshot import expected_bytes, fixed_texts, lend, restore_weights, snapshot
 from gpt2.recipes.tuning import Tuning
 from gpt2.runtime import (
     autocast,
@@ -39,7 +39,7 @@ from gpt2.training.display import Display
 from gpt2.training.fit import Outcome, Progress, Rhythm, fit
 from gpt2.training.guard import Guard
 from gpt2.training.interrupt import StopRequest
-from gpt2.training.metrics import MetricsFile, Record, cut_back
+from gpt2.training.metrics import LinesFile, MetricsFile, Record
 from gpt2.training.pace import Pace
 from gpt2.training.saver import Saver
 from gpt2.training.trainer import Plan, Trainer, restore_optimizers
@@ -110,7 +110,7 @@ def run(job: Job) -> None:
     world.from_main(lambda: _require_room(folder, expected_bytes(model, optimizers)))
     if world.is_main:  # a fork has no report either
         task.introduce(model, device, new=job.resumed is None or not (folder / "report.json").exists())
-    can_sample = world.size == 1 or settings.distributed.strategy == "ddp"  # else no process holds the whole model
+    shared = world.size > 1 and settings.distributed.strategy == "fsdp"  # no process holds the whole model
 
     def validate() -> float:
         size = 2 * trainer.micro_batch_size
@@ -121,12 +121,14 @@ def run(job: Job) -> None:
     curves = showing.Curves(folder, settings, prepared, lines)
 
     def look(entry: Record) -> None:
-        if world.is_main and can_sample:
-            task.sample(model, entry.step)
+        if samples is not None and not shared:
+            line = task.sample(model, entry.step)
+            if line is not None:
+                samples.append(line)
         if world.is_main:
             curves.redraw()
 
-    pace = Pace(job.deadline, trainer.step, train.eval_every) if job.deadline is not None else None
+    pace = Pace(job.deadline, train.eval_every) if job.deadline is not None else None
 
     def replan(step: int, steps: int) -> int | None:
         """Another last step, where the time would be missed; run.json says so before it is taken."""
@@ -134,34 +136,59 @@ def run(job: Job) -> None:
         if until is not None:
             changed = replanned(Settings.model_validate(job.record["settings"]), step, until)
             job.record["settings"] = changed.model_dump(mode="json")
-            if world.is_main:
-                write_json(folder / "run.json", job.record)
+            _write(job, "run.json", job.record)
             trainer.schedule = build_schedule(changed.schedule, until)
             display.change_steps(until)
         return until
 
-    def failed(name: str, error: OSError) -> None:
+    def failed(name: str, error: BaseException) -> None:
         warn(
-            f"{name} could not be saved: {error.strerror or error}. Training goes on"
-            f"{'; earlier checkpoints are intact' if checkpoint.list_checkpoints(folder) else ''}. "
-            "Free some disk space before the next one."
+            f"{name} could not be saved. {_why(error)} Training goes on"
+            f"{'; earlier checkpoints are intact' if checkpoint.list_checkpoints(folder) else ''}."
+            f"{' Free some disk space before the next one.' if _is_full(error) else ''}"
         )
 
     saver = Saver(failed)
-
-    def save(val_loss: float | None) -> None:
-        write, expected = snapshot(trainer, progress, prepared.tokenizer, job.record)
-        work = functools.partial(checkpoint.save, folder, trainer.step, write, expected, val_loss, train.keep)
-        if world.is_main and trainer.step < rhythm.steps:
-            saver.submit(f"The checkpoint of step {trainer.step}", work)
-        elif world.is_main:  # the last one: whoever asked for it must hear of it
-            saver.settle()
-            try:
-                work()
-            except OSError as error:
-                raise _unsaved(folder, disk_error(error, "saving the last checkpoint").what) from error
-
     metrics = MetricsFile(folder / "metrics.jsonl", keep_to_step=trainer.step) if world.is_main else None
+    samples = LinesFile(folder / "samples.jsonl", keep_to_step=trainer.step) if world.is_main else None
+    texts = fixed_texts(model.config, prepared.tokenizer)
+    unsaved: str | None = None
+    """Why the last checkpoint could not be written, if it could not."""
+
+    def copied(val_loss: float | None) -> Callable[[], object]:
+        """What writes the checkpoint of this moment, from copies."""
+        write, expected = snapshot(trainer, progress, texts, job.record)
+
+        def write_all(place: checkpoint.NewFolder) -> None:
+            write(place)
+            for file in (metrics, samples):
+                assert file is not None
+                file.sync()  # whoever goes on from this checkpoint finds all lines up to its step
+
+        return functools.partial(checkpoint.save, folder, trainer.step, write_all, expected, val_loss, train.keep)
+
+    def save(val_loss: float | None, ends: bool) -> None:
+        nonlocal unsaved
+        error: Exception | None = None
+        if world.is_main:
+            saver.settle()  # before the next copy is made: memory may have no room for two
+            work = None
+            try:
+                work = copied(val_loss)
+                if ends:
+                    work()
+                else:
+                    saver.submit(_name(trainer.step), work)
+            except Exception as caught:  # whatever it is, it is said, and no reason to lose the run
+                if shared and work is None:
+                    raise  # the others wait for this process's shares
+                error = caught
+        elif shared:
+            lend(trainer)
+        if ends:  # whoever waits for it must hear of it
+            unsaved = world.from_main(lambda: None if error is None else _why(error, "saving the last checkpoint"))
+        elif error is not None:
+            failed(_name(trainer.step), error)
 
     def roll_back() -> int | None:
         saver.settle()
@@ -173,13 +200,11 @@ def run(job: Job) -> None:
         restore_optimizers(model, optimizers, load_file(Path(found) / "training_state.safetensors"))
         trainer.pass_over(state["trainer"])
         progress.restore(state["progress"])
-        if metrics is not None:
-            metrics.cut_back(trainer.step)
-            cut_back(folder / "samples.jsonl", trainer.step)
+        for file in (metrics, samples):
+            if file is not None:
+                file.cut_back(trainer.step)
         return trainer.step
 
-    if world.is_main:
-        cut_back(folder / "samples.jsonl", trainer.step)
     rhythm = Rhythm(train.steps, train.eval_every, train.save_every, train.patience)
     outcome: Outcome | Literal["failed"] = "failed"
     _state(job, "running", trainer.step)
@@ -190,18 +215,29 @@ def run(job: Job) -> None:
             paused = pace.paused if pace is not None else (lambda seconds: None)
             outcome = fit(trainer, rhythm, progress, trackers, validate, look, save, roll_back, warn, replan, paused)
             saver.settle()
-    except RuntimeError as error:
+        if unsaved is not None and outcome != "preempted":
+            outcome = "failed"
+            world.from_main(functools.partial(_refuse, folder, unsaved))
+    except Exception as error:
+        saver.settle()  # what is being written is whole before the process ends
         if not is_out_of_memory(error):
             raise
         raise _out_of_memory(job, trainer) from None
     finally:
-        if metrics is not None:
-            metrics.close()
-        _state(job, outcome, trainer.step)
+        for file in (metrics, samples):
+            if file is not None:
+                file.close()
+        _state(job, outcome, _step_on_disk(folder) if outcome == "preempted" else trainer.step)
     if world.is_main and (curves.outdated or outcome == "preempted"):
         curves.draw()
     if outcome == "preempted":
-        say(f"Stopped at step {trainer.step:,} and saved. Go on with: gpt2 train --resume {folder}", style="bold")
+        if unsaved is None:
+            say(f"Stopped at step {trainer.step:,} and saved. Go on with: gpt2 train --resume {folder}", style="bold")
+        else:
+            newest = _step_on_disk(folder)
+            there = f"The checkpoint of step {newest:,} is intact" if newest else "There is no checkpoint yet"
+            warn(f"Stopped at step {trainer.step:,}, but not saved. {unsaved} {there}.")
+            say(f"Go on from there, when that is mended: gpt2 train --resume {folder}", style="bold")
         if settings.schedule.name != "constant":
             say(f"Or bring the learning rate down now: gpt2 train --finish {folder} --train.minutes 3")
         raise SystemExit(128 + (stop.received or signal.SIGTERM))
@@ -219,7 +255,7 @@ def _task(job: Job) -> Task:
 def _shrink(job: Job, micro_batch_size: int) -> None:
     """Memory ended: smaller micro-batches from here on, in run.json too, so that a resumed run has the same."""
     job.record["settings"]["train"]["micro_batch_size"] = micro_batch_size
-    write_json(job.folder / "run.json", job.record)
+    _write(job, "run.json", job.record)
     warn(f"Memory ended. The step is made again, with {micro_batch_size} sequences at once; the batch stays as it is.")
 
 
@@ -228,11 +264,35 @@ def _require_room(folder: Path, expected: int) -> None:
     try:
         checkpoint.require_room(folder, expected)
     except OSError as error:
-        raise _unsaved(folder, f"No space left for a checkpoint in {folder}: {error.strerror}.") from None
+        _refuse(folder, f"No space left for a checkpoint in {folder}: {error.strerror}.")
 
 
-def _unsaved(folder: Path, what: str) -> RunError:
-    return RunError(what, f"Free some disk space, then: gpt2 train --resume {folder}")
+def _refuse(folder: Path, what: str) -> NoReturn:
+    first = "Free some disk space, then" if what.startswith("No space") else "When that is mended"
+    raise RunError(what, f"{first}: gpt2 train --resume {folder}") from None
+
+
+def _name(step: int) -> str:
+    return f"The checkpoint of step {step}"
+
+
+def _why(error: BaseException, doing: str = "") -> str:
+    """In a sentence, why a checkpoint could not be written."""
+    if isinstance(error, OSError):
+        return disk_error(error, doing or "saving").what
+    if isinstance(error, UserError):
+        return error.what
+    return f"{type(error).__name__}{f': {error}' if str(error) else ''}."
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in FULL
+
+
+def _step_on_disk(folder: Path) -> int:
+    """The step of the newest checkpoint; 0 where there is none."""
+    there = checkpoint.list_checkpoints(folder)
+    return checkpoint.step_of(there[-1]) or 0 if there else 0
 
 
 def _out_of_memory(job: Job, trainer: Trainer) -> RunError:
@@ -261,5 +321,14 @@ def _last_good(folder: Path) -> str | None:
 
 def _state(job: Job, status: str, step: int) -> None:
     """run_state.json: how the run stands, for whoever watches it."""
-    if job.world.is_main:
-        write_json(job.folder / "run_state.json", {"status": status, "step": step})
+    _write(job, "run_state.json", {"status": status, "step": step})
+
+
+def _write(job: Job, name: str, value: dict[str, Any]) -> None:
+    """Write one of the run's files. Where the disk refuses it, the one before stays: no reason to lose the run."""
+    if not job.world.is_main:
+        return
+    try:
+        write_json(job.folder / name, value)
+    except OSError as error:
+        warn(disk_error(error, f"writing {name}").what)

@@ -1,12 +1,12 @@
 """What a run shows of itself: the words at its beginning, samples and curves on the way, the table at its end."""
 
-import json
 import math
 import re
 import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -75,19 +75,17 @@ def reference_lines(prepared: Prepared, validation: TokenShards) -> Baselines:
     return lines
 
 
-def sample(folder: Path, settings: Settings, prepared: Prepared, model: GPT2, step: int) -> None:
-    """Let the model speak: into samples.jsonl and onto the screen."""
+def sample(settings: Settings, prepared: Prepared, model: GPT2, step: int) -> dict[str, Any] | None:
+    """Let the model speak, onto the screen: → the line for samples.jsonl, if there is one."""
     train = settings.train
     if not train.sample_tokens:
-        return
+        return None
     engine = Engine(model, prepared.tokenizer)
     sampling = Sampling(temperature=0.8, top_k=50, seed=derive_seed(train.seed, "sample") % 2**31)
     text = engine.complete(train.sample_prompt, train.sample_tokens, sampling)
-    with (folder / "samples.jsonl").open("a", encoding="utf-8") as file:
-        entry = {"step": step, "prompt": train.sample_prompt, "text": text}
-        file.write(json.dumps(entry, ensure_ascii=False) + "\n")
     shown = re.sub(r"\s+", " ", printable(train.sample_prompt + text)).strip()
     say(f"step {step}: {shown[:160]}{'…' if len(shown) > 160 else ''}", style="dim italic")
+    return {"step": step, "prompt": train.sample_prompt, "text": text}
 
 
 class Curves:

@@ -1,7 +1,7 @@
 """What of a run goes into a checkpoint, and how its weights come back."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from gpt2.chat.template import CHAT_TEMPLATE
 from gpt2.distributed import like, whole
-from gpt2.model.gpt2 import GPT2
+from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.model.low_rank import merged
 from gpt2.optim.optimizer import Optimizer
 from gpt2.tokenizer.base import Tokenizer
@@ -27,16 +27,16 @@ LEARNED = "learned.safetensors"
 
 
 def snapshot(
-    trainer: Trainer, progress: Progress, tokenizer: Tokenizer, record: dict[str, Any]
-) -> tuple[Callable[[Path], None], int]:
+    trainer: Trainer, progress: Progress, texts: Mapping[str, str], record: dict[str, Any]
+) -> tuple[Callable[[checkpoint.NewFolder], None], int]:
     """What writes a checkpoint of this moment into a folder, from copies; and about how many bytes that takes.
 
-    Where processes hold shares of the weights, they must all call this.
+    Where processes hold shares of the weights, the others must `lend` theirs.
 
     Args:
         trainer: the run, between two steps.
         progress: what its loop remembers.
-        tokenizer: of the run.
+        texts: `fixed_texts` of the run.
         record: run.json.
     """
     model = trainer.model
@@ -47,30 +47,48 @@ def snapshot(
     learned = {name: parameter.detach().to("cpu", copy=True) for name, parameter in own}
     optimizer = optimizer_tensors(model, trainer.optimizers)
     state = {"format": 1, "trainer": trainer.state(), "progress": progress.to_json()}
+    texts = {**texts, "training_state.json": _text(state), "run.json": _text(record)}
+
+    def write(folder: checkpoint.NewFolder) -> None:
+        folder.tensors("model.safetensors", export_tensors(weights))
+        folder.tensors("training_state.safetensors", optimizer)
+        if learned:
+            folder.tensors(LEARNED, learned)
+        for name, text in texts.items():
+            folder.text(name, text)
+
+    tensors = sum(value.nbytes for value in (*weights.values(), *learned.values(), *optimizer.values()))
+    return write, tensors + 2**20
+
+
+def fixed_texts(config: GPT2Config, tokenizer: Tokenizer) -> dict[str, str]:
+    """File name → text of what is the same in all checkpoints of a run; with GPT-2's tokenizer, a fifth of a second."""
     files = {
-        "config.json": hf_config(model.config, tokenizer.end_of_text),
+        "config.json": hf_config(config, tokenizer.end_of_text),
         "generation_config.json": hf_generation_config(tokenizer.end_of_text),
-        "training_state.json": state,
-        "run.json": record,
-        **tokenizer.to_files(model.config.context_length),
+        **tokenizer.to_files(config.context_length),
     }
     roles = roles_of(tokenizer)
     if roles is not None:  # an answer ends with a message, or with the text
         files["config.json"]["eos_token_id"] = roles.end
         files["generation_config.json"]["eos_token_id"] = [roles.end, tokenizer.end_of_text]
         files[CONFIG_FILE]["chat_template"] = CHAT_TEMPLATE
-    texts = {name: json.dumps(value, indent=2, ensure_ascii=False) + "\n" for name, value in files.items()}
+    return {name: _text(value) for name, value in files.items()}
 
-    def write(folder: Path) -> None:
-        checkpoint.write_tensors(folder / "model.safetensors", export_tensors(weights))
-        checkpoint.write_tensors(folder / "training_state.safetensors", optimizer)
-        if learned:
-            checkpoint.write_tensors(folder / LEARNED, learned)
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
 
-    tensors = sum(value.nbytes for value in (*weights.values(), *learned.values(), *optimizer.values()))
-    return write, tensors + 2**20
+def _text(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def lend(trainer: Trainer) -> None:
+    """Take part in another process's `snapshot` with this one's shares, and keep nothing."""
+    assert isinstance(trainer.model, GPT2)
+    for value in merged(trainer.model).state_dict().values():
+        whole(value)
+    for optimizer in trainer.optimizers:
+        for state in optimizer.state.values():
+            for value in state.values():
+                whole(value)
 
 
 def expected_bytes(model: nn.Module, optimizers: Sequence[Optimizer]) -> int:

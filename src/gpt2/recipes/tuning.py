@@ -1,12 +1,12 @@
 """What a run on conversations learns: the answers in them, from the weights of a model that has read text."""
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -167,11 +167,11 @@ class Tuning:
         """Every answer of the validation part, once."""
         return conversation_batches(self.validating, batch_size)
 
-    def sample(self, model: GPT2, step: int) -> None:
+    def sample(self, model: GPT2, step: int) -> dict[str, Any] | None:
         """An answer to the sample prompt, or to the first question of the validation part."""
         train, tokenizer, roles = self.settings.train, self.prepared.tokenizer, self.validating.roles
         if not train.sample_tokens:
-            return
+            return None
         if train.sample_prompt:
             ids = RoleFormat().prompt(tokenizer, train.sample_prompt, first=True)
         else:
@@ -182,10 +182,9 @@ class Tuning:
         text = tokenizer.decode(list(engine.generate(ids, train.sample_tokens, sampling, roles.all)))
         said = (list(part) for end, part in groupby(ids, roles.end.__eq__) if not end)
         prompt = "\n".join(map(tokenizer.decode, said)).strip()  # a message, a line
-        with (self.folder / "samples.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "prompt": prompt, "text": text}, ensure_ascii=False) + "\n")
         shown = [" ".join(printable(part).split()) for part in (prompt, text)]
         say(f"step {step}: {shown[0][:100]} → {shown[1][:160]}", style="dim italic")
+        return {"step": step, "prompt": prompt, "text": text}
 
     def conclude(self, model: GPT2, outcome: str, references: Mapping[str, float], step: int) -> None:
         """The answers' loss before and after, what became of the base's text, and what to do next."""

@@ -3,23 +3,26 @@
     runs/NAME/checkpoints/step-00000500/   a Hugging Face GPT-2 folder, our training state, MANIFEST.json
     runs/NAME/best, runs/NAME/last         links to two of them
 
-A checkpoint is written beside its final name, hashed, synced, then renamed. A folder without a manifest that agrees
-with its files is no checkpoint. Old ones go only after the new one is in place.
+A checkpoint is written and hashed beside its final name, synced, read again, then renamed. A folder without a manifest
+that agrees with its files is no checkpoint. Old ones go only after the new one is in place.
 """
 
 import contextlib
 import errno
+import hashlib
+import itertools
+import json
 import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+import torch
 from torch import Tensor
 
 from gpt2.config.load import nearest
@@ -29,6 +32,8 @@ from gpt2.files import atomic_folder, read_json, sha256_file, sweep_temporaries,
 
 MANIFEST = "MANIFEST.json"
 VALIDATION = "validation.json"
+DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64", torch.int64: "I64"}
+"""Those of weights and optimizers, as a safetensors file names them."""
 WEIGHT_FILE = "model.safetensors"
 RUNS = Path("runs")
 
@@ -43,32 +48,54 @@ class OpenedCheckpoint:
     settings: dict[str, Any]
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write named tensors as a safetensors file, readable by whom other files are.
+class NewFolder:
+    """The files of a checkpoint that is being written, hashed as they are handed over and not as they are read back.
 
-    Raises:
-        OSError: the disk is full or cannot be written; safetensors itself raises an error of its own kind.
+    Args:
+        folder: where they go; empty.
     """
-    try:
-        save_file(dict(tensors), path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)  # safetensors makes its files private
 
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, dict[str, Any]] = {}
 
-def write_manifest(folder: Path) -> None:
-    """Record size and sha256 of each file of a folder, in the folder."""
-    files = {
-        path.name: {"size": path.stat().st_size, "sha256": sha256_file(path)}
-        for path in sorted(folder.iterdir())
-        if path.name != MANIFEST
-    }
-    write_json(folder / MANIFEST, {"format": 1, "files": files})
+    def text(self, name: str, text: str) -> None:
+        """Write a text, as UTF-8."""
+        self._write(name, [text.encode()])
+
+    def tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write named tensors as a safetensors file: the length of a JSON header, it, and then their bytes."""
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for tensor_name, tensor in tensors.items():
+            place = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape)}
+            header[tensor_name] = {**place, "data_offsets": [end, end := end + tensor.nbytes]}
+        encoded = json.dumps(header).encode()
+        encoded += b" " * (-len(encoded) % 8)
+        flat = (tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data for tensor in tensors.values())
+        self._write(name, itertools.chain([len(encoded).to_bytes(8, "little"), encoded], flat))
+
+    def _write(self, name: str, parts: Iterable[bytes | memoryview]) -> None:
+        digest, size = hashlib.sha256(), 0
+        with (self._folder / name).open("xb") as file:
+            for part in parts:
+                digest.update(part)
+                file.write(part)
+                size += len(part)
+            file.flush()
+            os.fsync(file.fileno())
+            if sys.platform == "linux":  # what is read to verify it is what lies on the disk, not what is in memory
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        self._files[name] = {"size": size, "sha256": digest.hexdigest()}
+
+    def complete(self) -> None:
+        """Write the manifest, and read everything once.
+
+        Raises:
+            CheckpointError: what was read is not what was written.
+        """
+        write_json(self._folder / MANIFEST, {"format": 1, "files": dict(sorted(self._files.items()))})
+        verify(self._folder)
 
 
 def verify(folder: Path) -> None:
@@ -117,7 +144,7 @@ def list_checkpoints(run_folder: Path) -> list[Path]:
 def save(
     run_folder: Path,
     step: int,
-    write: Callable[[Path], None],
+    write: Callable[[NewFolder], None],
     expected_bytes: int,
     val_loss: float | None,
     keep: int,
@@ -132,10 +159,11 @@ def save(
         write: puts the checkpoint's files into the folder that it is given.
         expected_bytes: about what `write` will need; refused at once when the disk has less than 1.2 times that.
         val_loss: validation loss at this step, where it was measured.
-        keep: how many of the newest to keep, besides the best.
+        keep: how many of the newest to keep, besides the best; one that lacks something does not count.
 
     Raises:
         OSError: the disk is full or cannot be written; older checkpoints are as they were.
+        CheckpointError: it was written, but reads otherwise; older checkpoints are as they were.
     """
     checkpoints = run_folder / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
@@ -143,16 +171,27 @@ def save(
     sweep_temporaries(checkpoints)
     folder = checkpoints / f"step-{step:08d}"
     with atomic_folder(folder) as temporary:
-        write(temporary)
-        write_json(temporary / VALIDATION, {"step": step, "val_loss": val_loss})
-        write_manifest(temporary)
+        new = NewFolder(temporary)
+        write(new)
+        new.text(VALIDATION, json.dumps({"step": step, "val_loss": val_loss}, indent=2) + "\n")
+        new.complete()
     lead_to(run_folder, folder)
     protected = {folder, pointed(run_folder, "best")}
-    for old in list_checkpoints(run_folder)[:-keep]:
+    there = list_checkpoints(run_folder)
+    oldest = [path for path in there if _lacks_nothing(path)][-keep:][0]
+    for old in there[: there.index(oldest)]:
         if old not in protected:
             (old / MANIFEST).unlink()  # no longer a checkpoint, even if the removal is interrupted
             shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def _lacks_nothing(folder: Path) -> bool:
+    """Whether each file is there in its size. Hashing old checkpoints at each save would take longer than saving."""
+    try:
+        return all((folder / name).stat().st_size == entry["size"] for name, entry in _manifest_files(folder))
+    except (OSError, UserError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def require_room(folder: Path, expected_bytes: int) -> None:

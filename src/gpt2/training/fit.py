@@ -102,7 +102,7 @@ def fit(
     trackers: list[Tracker],
     validate: Callable[[], float],
     look: Callable[[Record], None],
-    save: Callable[[float | None], None],
+    save: Callable[[float | None, bool], None],
     roll_back: Callable[[], int | None],
     notify: Callable[[str], None],
     replan: Callable[[int, int], int | None] = lambda step, steps: None,
@@ -121,7 +121,8 @@ def fit(
         trackers: get each record.
         validate: → mean validation loss.
         look: shows the run at this record: sample text, plots.
-        save: writes a checkpoint; its argument is the validation loss at this step, where it was measured.
+        save: writes a checkpoint, given the validation loss at this step, where it was measured, and whether training
+            ends here: then it does not return before it knows whether that could be written.
         roll_back: puts everything back to the last good checkpoint, but goes on with other data → its step; None
             where there is none.
         notify: tells the user something that happened.
@@ -172,15 +173,14 @@ def fit(
                 progress.warned = True
                 notify(words)
             look(record)  # before the checkpoint: what a resumed run finds beyond its step, it makes again
-            save(record.val_loss)
-            if rhythm.patience is not None and progress.since_best >= rhythm.patience and step < rhythm.steps:
+            out_of_patience = rhythm.patience is not None and progress.since_best >= rhythm.patience
+            save(record.val_loss, trainer.stop_wished or out_of_patience or step == rhythm.steps)
+            if out_of_patience and step < rhythm.steps:
                 return "stopped early"
-        elif rhythm.save_every is not None and step % rhythm.save_every == 0:
-            save(None)
+        elif trainer.stop_wished or (rhythm.save_every is not None and step % rhythm.save_every == 0):
+            save(None, trainer.stop_wished)
         if record.val_loss is not None:
             paused(time.monotonic() - before)
         if trainer.stop_wished and step < rhythm.steps:
-            if not stop_here:
-                save(None)
             return "preempted"
     return "completed"

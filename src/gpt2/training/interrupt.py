@@ -20,8 +20,8 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         for number in SIGNALS:
-            if number.name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN:
-                continue  # nohup asked for that
+            if signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup asked for that, or a shell that put the command into the background
             self._before[number] = signal.signal(number, self._receive)
         return self
 

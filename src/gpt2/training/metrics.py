@@ -1,13 +1,15 @@
 """What is known after each optimizer step, and the file that keeps it: one JSON object a line."""
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from gpt2.console import warn
-from gpt2.files import atomic_open
+from gpt2.files import atomic_open, named
 
 
 @dataclass(slots=True)
@@ -84,33 +86,95 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def cut_back(path: Path, step: int) -> None:
-    """Leave out of a file of JSON lines what belongs to later steps, and a last line that was cut off."""
-    kept = [line for line, value in _lines(path) if value["step"] <= step] if path.exists() else []
-    with atomic_open(path, "w") as file:
-        file.writelines(line + "\n" for line in kept)
+    """Leave out of a file of JSON lines what belongs to later steps, and a last line that was cut off.
+
+    That takes no room on the disk, unless lines in the middle are damaged: they are left out, too.
+    """
+    kept = [f"{line}\n".encode() for line, value in _lines(path) if value["step"] <= step] if path.exists() else []
+    whole = b"".join(kept)
+    if path.exists() and path.read_bytes().startswith(whole):
+        os.truncate(path, len(whole))
+        return
+    with atomic_open(path) as file:
+        file.write(whole)
 
 
-class MetricsFile:
-    """metrics.jsonl of a run: appended to at each step, cut back to a checkpoint's step on resume."""
+class LinesFile:
+    """JSON lines of a run, each with its step: appended to, and cut back to a checkpoint's step on resume.
+
+    What has not been synced is remembered as well: a full disk loses no line. It is written when there is room.
+    """
 
     def __init__(self, path: Path, keep_to_step: int = 0) -> None:
         self._path = path
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
+        self._lock = threading.Lock()  # the thread that saves syncs, the one that trains appends
+        self._unsynced = bytearray()
+        """What follows the first `_synced` bytes of the file; the end of it may not have been written yet."""
+        self._synced = 0
+        self._refused = False
         self.cut_back(keep_to_step)
 
     def cut_back(self, step: int) -> None:
         """Forget what belongs to later steps; they will be made again."""
         self.close()
         cut_back(self._path, step)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._path.open("r+b", buffering=0)
+        self._synced = self._file.seek(0, os.SEEK_END)
+        self._unsynced.clear()
 
-    def log(self, record: Record) -> None:
-        """Append a record; it has left this process when this returns."""
+    def append(self, value: Mapping[str, Any]) -> None:
+        """Append a line; it has left this process when this returns, unless the disk is full: that is said."""
+        with self._lock:
+            self._unsynced += f"{json.dumps(value, ensure_ascii=False)}\n".encode()
+            try:
+                self._write()
+            except OSError as error:
+                if not self._refused:
+                    warn(
+                        f"{self._path} cannot be written: {error.strerror or error}. Training goes on; its lines are "
+                        "kept in memory until they can be."
+                    )
+                self._refused = True
+
+    def sync(self) -> None:
+        """Have all lines on the disk.
+
+        Raises:
+            OSError: they are not. They are kept, and written again the next time.
+        """
         assert self._file is not None, "the file is closed"
-        self._file.write(json.dumps(record.to_json()) + "\n")
-        self._file.flush()
+        with self._lock:
+            try:
+                self._write()
+            except OSError as error:
+                raise named(error, self._path) from None
+            length = len(self._unsynced)
+        try:
+            os.fsync(self._file.fileno())  # without the lock: a disk may take seconds, and a step does not wait for it
+        except OSError as error:
+            with self._lock:
+                self._file.seek(self._synced)  # the system may have dropped any of it, and would not say so again
+            raise named(error, self._path) from None
+        with self._lock:
+            del self._unsynced[:length]
+            self._synced += length
+
+    def _write(self) -> None:
+        assert self._file is not None, "the file is closed"
+        while (written := self._file.tell() - self._synced) < len(self._unsynced):
+            self._file.write(self._unsynced[written:])  # a part of it, where room ends on the way
+        self._refused = False
 
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+
+class MetricsFile(LinesFile):
+    """metrics.jsonl of a run: a line at each step."""
+
+    def log(self, record: Record) -> None:
+        """Append a record."""
+        self.append(record.to_json())

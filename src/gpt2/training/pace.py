@@ -15,18 +15,15 @@ class Pace:
 
     Args:
         deadline: when the run is to have ended, on `clock`.
-        step: the step at which it begins.
         eval_every: steps from one pause to the next.
         clock: seconds; another one in tests.
     """
 
-    def __init__(
-        self, deadline: float, step: int, eval_every: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, deadline: float, eval_every: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._deadline = deadline
         self._clock = clock
-        self._first = step
         self._every = eval_every
+        self._made = 0
         self._began = self._looked = clock()
         self._paused = self._longest = 0.0
 
@@ -38,15 +35,18 @@ class Pace:
     def steps(self, step: int, planned: int) -> int | None:
         """Another number of steps for the run, where the planned one would miss the time by more than 2 %.
 
+        To be asked after each step: one that is made again, after going back to a checkpoint, took its time, too.
+
         Args:
             step: steps done.
             planned: steps of the run, as planned now.
         """
         now = self._clock()
-        if step >= planned or now - self._looked < (self._deadline - self._began) / LOOKS or step == self._first:
+        self._made += 1
+        if step >= planned or now - self._looked < (self._deadline - self._began) / LOOKS:
             return None
         self._looked = now
-        per_step = max(now - self._began - self._paused, 1e-9) / (step - self._first)
+        per_step = max(now - self._began - self._paused, 1e-9) / self._made
         left = self._deadline - SPARE_SECONDS - self._longest - now  # the last pause comes after the last step
         possible = step + max(1, self._fitting(left, per_step, step))
         return possible if abs(possible - planned) > 0.02 * (possible - step) + 1 else None

@@ -10,10 +10,10 @@ class Saver:
     """Does one piece of writing at a time, in the background; among the trackers, it reports at each step.
 
     Args:
-        failed: hears of each error, from the thread that trains, when it next asks.
+        failed: hears of each error, whatever it is, from the thread that trains, when it next asks.
     """
 
-    def __init__(self, failed: Callable[[str, OSError], None]) -> None:
+    def __init__(self, failed: Callable[[str, BaseException], None]) -> None:
         self._failed = failed
         self._thread: threading.Thread | None = None
         self._name = ""
@@ -32,7 +32,7 @@ class Saver:
         def guarded() -> None:
             try:
                 work()
-            except BaseException as error:  # noqa: BLE001 - carried over to the training thread, and raised there
+            except BaseException as error:  # noqa: BLE001 - carried over to the training thread, which says it
                 self._error = error
 
         # A daemon: a second Ctrl-C ends the program at once; what was half written has no manifest and is swept away.
@@ -45,17 +45,11 @@ class Saver:
             self.settle()
 
     def settle(self) -> None:
-        """Wait for what is being written, and report how it ended.
-
-        Raises:
-            BaseException: what the writing raised, unless the system refused it: that is for `failed`.
-        """
+        """Wait for what is being written, and report how it ended."""
         if self._thread is None:
             return
         self._thread.join()
         self._thread = None
         error, self._error = self._error, None
-        if isinstance(error, OSError):
+        if error is not None:
             self._failed(self._name, error)
-        elif error is not None:
-            raise error
