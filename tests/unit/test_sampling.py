@@ -1,6 +1,7 @@
 """Tokens are drawn with the probabilities that the settings say, from exactly the set that they leave."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -196,6 +197,20 @@ def test_greed_takes_the_first_of_the_largest_adjusted_logits(logits: list[int],
     sampler = Sampler(Sampling(temperature=0, logit_bias=bias))
     assert sampler(numbers) == sampler.adjusted(numbers).argmax()
     assert numbers.tolist() == logits, "the logits are as before"
+
+
+@pytest.mark.parametrize("wrong", [{2: math.nan}, {0: math.nan}, {1: math.inf}, dict.fromkeys(range(4), -math.inf)])
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": 0}, {"temperature": 0, "logit_bias": {2: 5.0}}, {"temperature": 0, "presence_penalty": 1.0}, {},
+     {"top_k": 2}, {"top_p": 0.5}],
+)  # fmt: skip
+def test_from_what_is_no_number_nothing_is_chosen(wrong: dict[int, float], options: dict[str, Any]) -> None:
+    sampler = Sampler(Sampling(seed=1, **options), [], 4)
+    logits = np.array([0.0, 1.0, 2.0, 3.0], dtype=np.float32)
+    assert sampler(logits) is not None
+    logits[list(wrong)] = list(wrong.values())
+    assert sampler(logits) is None
 
 
 def test_a_token_that_cannot_be_chosen_never_is() -> None:

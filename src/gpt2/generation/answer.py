@@ -41,9 +41,11 @@ class Answer:
         most = min(most, self.request.max_tokens - self._written - 1)
         return [] if self._draft is None or most < 1 else self._draft.guess(texts, most)
 
-    def write(self, logits: NDArray[np.float32]) -> Delta:
-        """Choose the next token from its logits, shape (V,)."""
+    def write(self, logits: NDArray[np.float32]) -> Delta | None:
+        """Choose the next token from its logits, shape (V,); None: they are no numbers."""
         chosen = self._sampler(logits)
+        if chosen is None:
+            return None
         if chosen in self._ends:
             return Delta(self._stream.end(), (), "stop")
         token = self._token(chosen, logits)
