@@ -4,6 +4,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -12,7 +13,12 @@ from rich.text import Text
 
 
 class _Log(Console):
-    """A console whose reader may go away, as a pager that is left: then the work goes on in silence."""
+    """A console whose reader may go away, as a pager that is left, or whose disk may be full: the work goes on."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print, where that is possible."""
+        with contextlib.suppress(OSError):
+            super().print(*objects, **how)
 
     def on_broken_pipe(self) -> None:
         """Write to nowhere from now on; rich itself would end the program."""
@@ -62,7 +68,7 @@ def warn(message: str) -> None:
 
 def fail(message: str, fix: str = "") -> None:
     """Print an error: what happened, and below it what to do. Every process may."""
-    loud = Console(stderr=True, highlight=False)
+    loud = _Log(stderr=True, highlight=False)
     who = "Error: " if _rank() == "0" else f"Error in process {_rank()}: "
     _line(loud, Text.assemble((who, "bold red"), message))
     if fix:

@@ -145,6 +145,15 @@ def test_a_run_goes_on_when_nobody_reads_what_it_says(workplace: Path) -> None:
     assert (state["status"], state["step"]) == ("completed", 30)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
+def test_a_run_goes_on_when_the_disk_of_its_log_is_full(workplace: Path) -> None:
+    (workplace / "notes.txt").write_text(make_text(4000))
+    argv = [sys.executable, "-m", "gpt2", "train", "notes.txt", "--run", "unread", *SMALL, "--train.steps", "30"]
+    with Path("/dev/full").open("w") as log:
+        assert subprocess.run(argv, stderr=log, check=False).returncode == 0
+    assert read_json(workplace / "runs/unread/run_state.json") == {"status": "completed", "step": 30}
+
+
 TWICE = """
 import signal, sys
 from gpt2.cli import main

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -18,12 +18,12 @@ from gpt2.console import say, warn
 from gpt2.corpus.prepare import Prepared
 from gpt2.data.dataset import IGNORED
 from gpt2.distributed import World, spread
-from gpt2.errors import RunError, UserError
+from gpt2.errors import RunError
 from gpt2.evaluation.loss import mean_loss
-from gpt2.files import FULL, disk_error, read_json, sweep_temporaries, write_json
+from gpt2.files import read_json, sweep_temporaries
 from gpt2.optim.build import build_optimizers
 from gpt2.optim.schedule import build_schedule
-from gpt2.recipes import showing
+from gpt2.recipes import showing, standing
 from gpt2.recipes.pretraining import Pretraining, Task
 from gpt2.recipes.snapshot import expected_bytes, fixed_texts, lend, restore_weights, snapshot
 from gpt2.recipes.tuning import Tuning
@@ -107,7 +107,7 @@ def run(job: Job) -> None:
         progress.restore(state["progress"])
         restore_optimizers(model, optimizers, load_file(job.resumed / "training_state.safetensors"))
 
-    world.from_main(lambda: _require_room(folder, expected_bytes(model, optimizers)))
+    world.from_main(lambda: standing.require_room(folder, expected_bytes(model, optimizers)))
     if world.is_main:  # a fork has no report either
         task.introduce(model, device, new=job.resumed is None or not (folder / "report.json").exists())
     shared = world.size > 1 and settings.distributed.strategy == "fsdp"  # no process holds the whole model
@@ -136,16 +136,16 @@ def run(job: Job) -> None:
         if until is not None:
             changed = replanned(Settings.model_validate(job.record["settings"]), step, until)
             job.record["settings"] = changed.model_dump(mode="json")
-            _write(job, "run.json", job.record)
+            standing.write(folder, world, "run.json", job.record)
             trainer.schedule = build_schedule(changed.schedule, until)
             display.change_steps(until)
         return until
 
     def failed(name: str, error: BaseException) -> None:
         warn(
-            f"{name} could not be saved. {_why(error)} Training goes on"
+            f"{name} could not be saved. {standing.why(error)} Training goes on"
             f"{'; earlier checkpoints are intact' if checkpoint.list_checkpoints(folder) else ''}."
-            f"{' Free some disk space before the next one.' if _is_full(error) else ''}"
+            f"{' Free some disk space before the next one.' if standing.is_full(error) else ''}"
         )
 
     saver = Saver(failed)
@@ -178,7 +178,7 @@ def run(job: Job) -> None:
                 if ends:
                     work()
                 else:
-                    saver.submit(_name(trainer.step), work)
+                    saver.submit(standing.name(trainer.step), work)
             except Exception as caught:  # whatever it is, it is said, and no reason to lose the run
                 if shared and work is None:
                     raise  # the others wait for this process's shares
@@ -186,9 +186,11 @@ def run(job: Job) -> None:
         elif shared:
             lend(trainer)
         if ends:  # whoever waits for it must hear of it
-            unsaved = world.from_main(lambda: None if error is None else _why(error, "saving the last checkpoint"))
+            unsaved = world.from_main(
+                lambda: None if error is None else standing.why(error, "saving the last checkpoint")
+            )
         elif error is not None:
-            failed(_name(trainer.step), error)
+            failed(standing.name(trainer.step), error)
 
     def roll_back() -> int | None:
         saver.settle()
@@ -207,7 +209,7 @@ def run(job: Job) -> None:
 
     rhythm = Rhythm(train.steps, train.eval_every, train.save_every, train.patience)
     outcome: Outcome | Literal["failed"] = "failed"
-    _state(job, "running", trainer.step)
+    standing.write_state(folder, world, "running", trainer.step)
     try:
         val_step, _, val_loss = progress.validations[-1] if progress.validations else (0, 0.0, None)
         with stop, Display(train.steps, trainer.step, val_loss, val_step) as display:
@@ -217,7 +219,7 @@ def run(job: Job) -> None:
             saver.settle()
         if unsaved is not None and outcome != "preempted":
             outcome = "failed"
-            world.from_main(functools.partial(_refuse, folder, unsaved))
+            world.from_main(functools.partial(standing.refuse, folder, unsaved))
     except Exception as error:
         saver.settle()  # what is being written is whole before the process ends
         if not is_out_of_memory(error):
@@ -227,14 +229,16 @@ def run(job: Job) -> None:
         for file in (metrics, samples):
             if file is not None:
                 file.close()
-        _state(job, outcome, _step_on_disk(folder) if outcome == "preempted" else trainer.step)
+        standing.write_state(
+            folder, world, outcome, standing.step_on_disk(folder) if outcome == "preempted" else trainer.step
+        )
     if world.is_main and (curves.outdated or outcome == "preempted"):
         curves.draw()
     if outcome == "preempted":
         if unsaved is None:
             say(f"Stopped at step {trainer.step:,} and saved. Go on with: gpt2 train --resume {folder}", style="bold")
         else:
-            newest = _step_on_disk(folder)
+            newest = standing.step_on_disk(folder)
             there = f"The checkpoint of step {newest:,} is intact" if newest else "There is no checkpoint yet"
             warn(f"Stopped at step {trainer.step:,}, but not saved. {unsaved} {there}.")
             say(f"Go on from there, when that is mended: gpt2 train --resume {folder}", style="bold")
@@ -255,44 +259,8 @@ def _task(job: Job) -> Task:
 def _shrink(job: Job, micro_batch_size: int) -> None:
     """Memory ended: smaller micro-batches from here on, in run.json too, so that a resumed run has the same."""
     job.record["settings"]["train"]["micro_batch_size"] = micro_batch_size
-    _write(job, "run.json", job.record)
+    standing.write(job.folder, job.world, "run.json", job.record)
     warn(f"Memory ended. The step is made again, with {micro_batch_size} sequences at once; the batch stays as it is.")
-
-
-def _require_room(folder: Path, expected: int) -> None:
-    """Stop before the first step where not even one checkpoint could be saved."""
-    try:
-        checkpoint.require_room(folder, expected)
-    except OSError as error:
-        _refuse(folder, f"No space left for a checkpoint in {folder}: {error.strerror}.")
-
-
-def _refuse(folder: Path, what: str) -> NoReturn:
-    first = "Free some disk space, then" if what.startswith("No space") else "When that is mended"
-    raise RunError(what, f"{first}: gpt2 train --resume {folder}") from None
-
-
-def _name(step: int) -> str:
-    return f"The checkpoint of step {step}"
-
-
-def _why(error: BaseException, doing: str = "") -> str:
-    """In a sentence, why a checkpoint could not be written."""
-    if isinstance(error, OSError):
-        return disk_error(error, doing or "saving").what
-    if isinstance(error, UserError):
-        return error.what
-    return f"{type(error).__name__}{f': {error}' if str(error) else ''}."
-
-
-def _is_full(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in FULL
-
-
-def _step_on_disk(folder: Path) -> int:
-    """The step of the newest checkpoint; 0 where there is none."""
-    there = checkpoint.list_checkpoints(folder)
-    return checkpoint.step_of(there[-1]) or 0 if there else 0
 
 
 def _out_of_memory(job: Job, trainer: Trainer) -> RunError:
@@ -317,18 +285,3 @@ def _share(batches: Iterator[tuple[Tensor, Tensor, int]], world: World) -> Itera
 
 def _last_good(folder: Path) -> str | None:
     return str(checkpoint.newest_valid(folder)) if checkpoint.list_checkpoints(folder) else None
-
-
-def _state(job: Job, status: str, step: int) -> None:
-    """run_state.json: how the run stands, for whoever watches it."""
-    _write(job, "run_state.json", {"status": status, "step": step})
-
-
-def _write(job: Job, name: str, value: dict[str, Any]) -> None:
-    """Write one of the run's files. Where the disk refuses it, the one before stays: no reason to lose the run."""
-    if not job.world.is_main:
-        return
-    try:
-        write_json(job.folder / name, value)
-    except OSError as error:
-        warn(disk_error(error, f"writing {name}").what)
