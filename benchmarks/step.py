@@ -37,7 +37,7 @@ keep_freed_memory()
 device, shape = torch.device("cpu"), PRESETS["gpt2"]
 model = GPT2(GPT2Config({vocabulary}, 1024, shape.n_layer, shape.n_head, shape.n_embd))
 model.init_weights(torch.Generator().manual_seed(0))
-optim = resolve_optim(OptimSettings(), shape.n_embd, {rows} * {context}, steps=1, epochs=1)
+optim = resolve_optim(OptimSettings(), shape.n_embd, {rows} * {context}, steps=1, strain=1)
 sizes = ModelSettings(**{{**shape._asdict(), "context_length": {context}}})
 micro = resolve_micro_batch(sizes, {vocabulary}, {rows}, activation_memory(device))
 plan = Plan(micro, 1.0, lambda step: step, functools.partial(autocast, pick_precision("auto", device), device))

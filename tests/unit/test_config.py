@@ -145,9 +145,9 @@ def test_what_keeps_a_text_from_being_learned_by_heart_follows_the_passes(
 
 
 def test_the_rate_of_muon_follows_the_length_of_the_run() -> None:
-    rates = [resolve_optim(OptimSettings(), 64, 4096, steps, epochs=1).matrix_lr for steps in (1, 300, 301, 10_000)]
+    rates = [resolve_optim(OptimSettings(), 64, 4096, steps, strain=1).matrix_lr for steps in (1, 300, 301, 10_000)]
     assert rates == [0.05, 0.05, 0.03, 0.03]
-    assert resolve_optim(OptimSettings(matrix_lr=0.01), 64, 4096, 10_000, epochs=1).matrix_lr == 0.01
+    assert resolve_optim(OptimSettings(matrix_lr=0.01), 64, 4096, 10_000, strain=1).matrix_lr == 0.01
 
 
 def test_tuning_has_rates_and_decay_of_its_own() -> None:

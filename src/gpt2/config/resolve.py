@@ -75,14 +75,25 @@ MUON_TOKENS_PER_WIDTH = 8
 """Muon's products cost about 5·width/tokens of a step's own: here under two thirds, and it needs half of the steps."""
 
 
-def resolve_dropout(epochs: float) -> float:
-    """By the passes over the text: while it is new, dropout only slows the learning (docs/experiments.md)."""
-    return 0.0 if epochs <= 8 else 0.1
+def strain(model: ModelSettings, vocab_size: int, windows: int, epochs: float) -> float:
+    """How much a run asks of its text: passes over it, times weights of the matrices for each of its tokens.
+
+    Neither alone tells whether a text is learned by heart: eight passes of a large model over a small text are, and
+    eight of a small model over a large text are not (docs/experiments.md).
+    """
+    assert model.n_layer and model.n_embd and model.context_length, "resolve the model first"
+    weights = 12 * model.n_layer * model.n_embd**2 + vocab_size * model.n_embd
+    return epochs * weights / (windows * model.context_length)
 
 
-def resolve_weight_decay(epochs: float) -> float:
-    """By the passes over the text: what is read often is learned by heart, unless the weights are kept small."""
-    return 0.1 if epochs <= 16 else 0.5
+def resolve_dropout(strain: float) -> float:
+    """By what is asked of the text: while there is enough of it, dropout only slows the learning."""
+    return 0.0 if strain <= 240 else 0.1
+
+
+def resolve_weight_decay(strain: float) -> float:
+    """By what is asked of the text: what is read often is learned by heart, unless the weights are kept small."""
+    return 0.1 if strain <= 120 else 0.5
 
 
 def resolve_matrix_rate(steps: int) -> float:
@@ -90,7 +101,7 @@ def resolve_matrix_rate(steps: int) -> float:
     return 0.05 if steps <= 300 else 0.03
 
 
-def resolve_optim(optim: OptimSettings, n_embd: int, tokens: int, steps: int, epochs: float) -> OptimSettings:
+def resolve_optim(optim: OptimSettings, n_embd: int, tokens: int, steps: int, strain: float) -> OptimSettings:
     """Fill the open rates, and choose the optimizer.
 
     Args:
@@ -98,7 +109,7 @@ def resolve_optim(optim: OptimSettings, n_embd: int, tokens: int, steps: int, ep
         n_embd: the model's width.
         tokens: of an optimizer step.
         steps: of the run.
-        epochs: that these are.
+        strain: what the run asks of its text.
     """
     name = optim.name
     if name == "auto":
@@ -108,7 +119,7 @@ def resolve_optim(optim: OptimSettings, n_embd: int, tokens: int, steps: int, ep
             "name": name,
             "lr": optim.lr or resolve_learning_rate(n_embd, name == "muon"),
             "matrix_lr": optim.matrix_lr or resolve_matrix_rate(steps),
-            "weight_decay": optim.weight_decay if optim.weight_decay is not None else resolve_weight_decay(epochs),
+            "weight_decay": optim.weight_decay if optim.weight_decay is not None else resolve_weight_decay(strain),
             "beta2": optim.beta2 if optim.beta2 is not None else (0.95 if name == "muon" else 0.99),
         }
     )
@@ -144,15 +155,13 @@ def resolve_training(settings: Settings, windows: int, vocab_size: int, memory: 
         "micro_batch_size": min(share, train.micro_batch_size or resolve_micro_batch(model, vocab_size, share, memory)),
         "eval_every": train.eval_every or max(min(steps, LEAST_EVAL_EVERY), steps // 20),
     }
-    epochs = steps / per_epoch
-    dropout = model.dropout if model.dropout is not None else resolve_dropout(epochs)
+    asked = strain(model, vocab_size, windows, steps / per_epoch)
+    dropout = model.dropout if model.dropout is not None else resolve_dropout(asked)
     return settings.model_copy(
         update={
             "model": model.model_copy(update={"dropout": dropout}),
             "train": train.model_copy(update=resolved),
-            "optim": resolve_optim(
-                settings.optim, model.n_embd, train.batch_size * model.context_length, steps, epochs
-            ),
+            "optim": resolve_optim(settings.optim, model.n_embd, train.batch_size * model.context_length, steps, asked),
         }
     )
 

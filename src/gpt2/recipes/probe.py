@@ -87,7 +87,7 @@ class Meter:
         model = GPT2(self._config(shape))
         model.init_weights(torch.Generator().manual_seed(0))
         model = model.to(self.device)
-        optim = resolve_optim(self.optim, shape.n_embd, batch_size * shape.context_length, steps=1, epochs=1)
+        optim = resolve_optim(self.optim, shape.n_embd, batch_size * shape.context_length, steps=1, strain=1)
         precision = pick_precision(self.precision, self.device)
         format_of_matrices = pick_matrix_precision(optim.matrix_precision, self.precision, self.device)
         optim = optim.model_copy(update={"matrix_precision": format_of_matrices})
