@@ -45,8 +45,8 @@ class ModelSettings(Section):
     )
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | None = Field(
         default=None,
-        description="share of activations dropped in training, 0 to below 1; else by the passes over the text: 0 up to "
-        "8, 0.1 above",
+        description="share of activations dropped in training, 0 to below 1; else 0, and 0.1 where passes times "
+        "weights for each token of the text are above 240",
     )
 
 
@@ -162,8 +162,8 @@ class OptimSettings(Section):
     )
     weight_decay: Annotated[float, Field(ge=0.0, le=10.0)] | None = Field(
         default=None,
-        description="decoupled weight decay of matrices, none on biases, norms and positions; else by the passes over "
-        "the text: 0.1 up to 16, 0.5 above",
+        description="decoupled weight decay of matrices, none on biases, norms and positions; else 0.1, and 0.5 where "
+        "passes times weights for each token of the text are above 120",
     )
     beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.9, description="decay of the gradient's running mean"
