@@ -249,12 +249,20 @@ def overview() -> str:
     return "\n".join(["From your own text and tables to a GPT-2 that you trained.", "", *lines, "", _MORE])
 
 
+def _open_what_is_closed() -> None:
+    """Let a stream that the caller closed be one that gives and takes nothing; else the next file gets its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))
+
+
 _MORE = "Options of a command, with defaults and units: gpt2 COMMAND --help"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command line and leave with its exit code: 0, 2 for what the user can mend, 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
+    _open_what_is_closed()
     with answered() as imported:
         try:
             ready = _prepare(argv)

@@ -5,10 +5,10 @@ import ctypes
 import hashlib
 import platform
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -74,26 +74,26 @@ def multiplies_bf16(device: torch.device) -> bool:
     return False
 
 
-@lru_cache
 def gains_from_bf16(device: torch.device) -> bool:
     """Whether products of bf16 matrices are faster than those of fp32.
 
     Instructions alone do not say so: AVX512-BF16 takes half of the time of fp32 on an AMD EPYC, and twice as long on an
-    Intel Xeon. There it is tried, for some milliseconds.
+    Intel Xeon, which is fast with AMX. It goes by the maker and is not tried, since what is tried may come out otherwise
+    the next time, and then the same command would make another model.
     """
-    if device.type != "cpu" or not multiplies_bf16(device) or torch.cpu._is_amx_tile_supported():
+    if device.type != "cpu":
         return multiplies_bf16(device)
-    return seconds_of_product(torch.bfloat16) < seconds_of_product(torch.float32)
+    return torch.cpu._is_amx_tile_supported() or (multiplies_bf16(device) and cpu_vendor() == "AuthenticAMD")
 
 
-def seconds_of_product(dtype: torch.dtype) -> float:
-    """Of two matrices of 512 × 512 on the CPU, the best of seven."""
-    matrix, seconds = torch.ones(512, 512, dtype=dtype), []
-    for _ in range(7):
-        began = time.perf_counter()
-        matrix @ matrix  # pyright: ignore[reportUnusedExpression]
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
+@lru_cache
+def cpu_vendor() -> str:
+    """Who made the processor, as it says itself: AuthenticAMD, GenuineIntel, …; empty where that is not told."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # Windows names it last
+        return platform.processor().rpartition(", ")[2]
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
 
 
 def pick_matrix_precision(name: str, asked: str, device: torch.device) -> str:

@@ -154,6 +154,16 @@ def test_a_run_goes_on_when_the_disk_of_its_log_is_full(workplace: Path) -> None
     assert read_json(workplace / "runs/unread/run_state.json") == {"status": "completed", "step": 30}
 
 
+def test_a_stream_that_is_closed_gives_and_takes_nothing(cli: Cli, workplace: Path) -> None:
+    (workplace / "notes.txt").write_text(make_text(600))
+    assert cli("train", "notes.txt", "--run", "it", *SMALL, "--train.steps", "3").code == 0
+    for command in ("chat it <&-", "generate it the --max-tokens 2 >&-", "generate it the --max-tokens 2 2>&-"):
+        done = subprocess.run(
+            f"exec {sys.executable} -m gpt2 {command}", shell=True, check=False, capture_output=True, text=True
+        )
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+
+
 TWICE = """
 import signal, sys, time
 from gpt2.cli import main
