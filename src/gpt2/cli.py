@@ -253,7 +253,7 @@ def _open_what_is_closed() -> None:
     """Let a stream that the caller closed be one that gives and takes nothing; else the next file gets its number."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
 
 
 _MORE = "Options of a command, with defaults and units: gpt2 COMMAND --help"

@@ -78,8 +78,8 @@ def gains_from_bf16(device: torch.device) -> bool:
     """Whether products of bf16 matrices are faster than those of fp32.
 
     Instructions alone do not say so: AVX512-BF16 takes half of the time of fp32 on an AMD EPYC, and twice as long on an
-    Intel Xeon, which is fast with AMX. It goes by the maker and is not tried, since what is tried may come out otherwise
-    the next time, and then the same command would make another model.
+    Intel Xeon, which is fast with AMX. It goes by the maker and is not tried: what is tried may come out otherwise the
+    next time, and then the same command would make another model.
     """
     if device.type != "cpu":
         return multiplies_bf16(device)
