@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -103,7 +104,7 @@ def _stop_at_save(number: int) -> None:
 def _run(request: dict[str, Any]) -> Ended:
     ranks = request.get("ranks", 1)
     logs = [Path(request["folder"]) / f"log-{rank}.txt" for rank in range(ranks)]
-    port = str(20_000 + os.getpid() % 10_000 + int(time.monotonic() * 10) % 10_000)
+    port = str(free_port())
     children = []
     for rank in range(ranks):
         numbers = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
@@ -120,11 +121,28 @@ def _run(request: dict[str, Any]) -> Ended:
             os.kill(children[0], signal.SIGKILL)
         _, status = os.waitpid(children[0], 0)
     code = os.waitstatus_to_exitcode(status)
+    patience = 0 if code < 0 else 60
     for pid in children[1:]:
-        if code < 0:
-            os.kill(pid, signal.SIGKILL)  # as torchrun does
-        os.waitpid(pid, 0)
+        _ended(pid, patience)
     return Ended(code=code, said="".join(log.read_text(errors="replace") for log in logs if log.exists()))
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as tried:
+        tried.bind(("localhost", 0))
+        return tried.getsockname()[1]
+
+
+def _ended(pid: int, seconds: float) -> None:
+    """Wait for a process whose first one has ended; then kill it, as torchrun does."""
+    until = time.monotonic() + seconds
+    while not os.waitpid(pid, os.WNOHANG)[0]:
+        if time.monotonic() >= until:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return
+        time.sleep(0.01)
 
 
 def _killed_at_call(pid: int, call: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 from tests.conftest import make_text
-from tests.zygote import Zygote
+from tests.zygote import Zygote, free_port
 from torch.distributed.launcher.api import LaunchConfig
 
 from gpt2.files import read_json
@@ -220,7 +220,7 @@ main(sys.argv[1:])
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_only_the_first_process_copies_the_state(workplace: Path, strategy: str) -> None:
     command = ("train", "notes.txt", "--run", "it", *OPTIONS, "--distributed.strategy", strategy)
-    numbers = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(20_000 + os.getpid() % 10_000)}
+    numbers = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", COPYING, *command],
