@@ -173,8 +173,9 @@ def pressed_twice(run, step, write, *rest):
     def writing(place):
         write(place)
         print(step, flush=True)
-        signal.raise_signal(signal.SIGINT)  # the other one comes from outside, before it or after it
-        time.sleep(120)  # a disk that takes long: nobody waits for it
+        for _ in range(120):  # a disk that takes long: nobody waits for it
+            signal.raise_signal(signal.SIGINT)  # another one comes from outside; at the same instant, both are one
+            time.sleep(1)
     return save(run, step, writing if saves_now() == 2 else write, *rest)
 def saves_now():
     global saves

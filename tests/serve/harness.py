@@ -59,8 +59,12 @@ class Running:
         return made
 
     def raw(self, request: bytes) -> bytes:
-        """All that the server answers to some bytes, until it closes."""
-        with self.connect() as connection:
+        """All that the server answers to some bytes, until it closes; nothing if it closes before it has heard any."""
+        try:
+            connection = self.connect()
+        except ConnectionResetError:
+            return b""
+        with connection:
             with contextlib.suppress(ConnectionError):
                 connection.sendall(request)
             return read_all(connection)

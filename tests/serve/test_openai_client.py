@@ -157,7 +157,7 @@ def test_logprobs(ask: Caller) -> None:
     assert len(logprobs.tokens) == len(logprobs.token_logprobs) == len(logprobs.text_offset) == 5
     for token, chosen, others in zip(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True):
         assert len(others) == 3 and max(others.values()) == others[token] == chosen <= 0
-    assert ask.complete(max_tokens=2, logprobs=0).choices[0].logprobs.top_logprobs == [{}, {}]
+    assert ask.complete(max_tokens=2, logprobs=0, temperature=0).choices[0].logprobs.top_logprobs == [{}, {}]
 
     content = ask.chat(max_tokens=5, logprobs=True, top_logprobs=2, temperature=0).choices[0].logprobs.content
     assert all(bytes(entry.bytes).decode("utf-8", "replace") == entry.token for entry in content)
