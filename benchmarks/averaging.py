@@ -3,14 +3,16 @@
 Runs of `gpt2 train`, with one thread, on the prose in Python's own manuals, keep a checkpoint every 2 % of their steps.
 The loss of the last one stands beside that of the mean of the last so many.
 
-    python benchmarks/averaging.py     # about 10 minutes on one core
+    python benchmarks/averaging.py     # about 25 minutes on one core
 """
 
 import json
 import statistics
 import tempfile
 from collections import defaultdict
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,14 +23,31 @@ from gpt2.corpus.shards import TokenShards
 from gpt2.model.gpt2 import GPT2
 from gpt2.weights.huggingface import load_model
 
-STEPS = 649  # 8 passes
-EVERY = STEPS // 50
-MEANS = (1, 3, 5, 10, 20)
+MEANS = (1, 3, 5, 10, 20, 30)
 SCHEDULES = {
     "linear to 0": ["--schedule.name", "linear"],
     "constant": ["--schedule.name", "wsd", "--schedule.cooldown", "0"],
-    "wsd, cooldown 0.2": ["--schedule.name", "wsd", "--schedule.cooldown", "0.2"],
+    "wsd cooldown 0.2": ["--schedule.name", "wsd", "--schedule.cooldown", "0.2"],
 }
+
+
+class Case(NamedTuple):
+    """A text, one part in so many of it, and who reads it how often."""
+
+    part: int
+    shape: str
+    steps: int
+    dropout: float
+    seeds: tuple[int, ...]
+    words: str
+
+
+CASES = (
+    Case(1, "2x64", 162, 0.0, (1, 2), "2x64, 2 passes"),
+    Case(1, "2x64", 649, 0.0, (1, 2), "2x64, 8 passes"),
+    Case(1, "3x128", 649, 0.0, (1,), "3x128, 8 passes"),
+    Case(8, "2x64", 174, 0.1, (1, 2), "2x64, 16 passes of an eighth, dropout 0.1"),
+)
 
 
 @torch.no_grad()
@@ -45,40 +64,42 @@ def loss(model: GPT2, tokens: np.ndarray) -> float:
     return float(torch.stack(sums).sum()) / (count * CONTEXT)
 
 
-def losses_of_means(work: Path, name: str, options: list[str], seed: int) -> dict[int, float]:
+def losses_of_means(work: Path, case: Case, schedule: str, seed: int) -> dict[int, float]:
     """Train once: how many of the last checkpoints → the loss of their mean."""
-    more = [
-        "--model.dropout", "0", "--train.batch-size", "16", "--train.steps", str(STEPS), "--train.seed", str(seed),
-        "--train.eval-every", str(EVERY), "--train.keep", "100", "--optim.matrix-lr", "0.03",
-        "--optim.weight-decay", "0.1",
+    options = [
+        "--model.dropout", str(case.dropout), "--train.batch-size", "16", "--train.steps", str(case.steps),
+        "--train.seed", str(seed), "--train.eval-every", str(case.steps // 50), "--train.keep", "100",
+        "--optim.matrix-lr", "0.03", "--optim.weight-decay", "0.1", *SCHEDULES[schedule],
     ]  # fmt: skip
-    folder, _, _ = trained(work, f"{name}-{seed}".replace(" ", "-"), "prose", 1, None, "2x64", [*more, *options])
+    run = f"{case.part}-{case.shape}-{case.steps}-{schedule}-{seed}".replace(" ", "-")
+    folder, _, _ = trained(work, run, "prose", case.part, None, case.shape, options)
     prepared = work / "runs/.prepared" / json.loads((folder / "run.json").read_text())["data"]
     shards = TokenShards(prepared, "validation")
     tokens = np.asarray(shards.read(0, len(shards)))
     newest = sorted((folder / "checkpoints").glob("step-*"))[::-1]
-    models = [load_model(path, torch.device("cpu")) for path in newest[: max(MEANS)]]
+    models = [dict(load_model(path, torch.device("cpu")).named_parameters()) for path in newest[: max(MEANS)]]
     found: dict[int, float] = {}
     for count in MEANS:
         mean = load_model(newest[0], torch.device("cpu"))
-        for name_of, parameter in mean.named_parameters():
-            parameter.data = torch.stack([dict(one.named_parameters())[name_of] for one in models[:count]]).mean(0)
+        for name, parameter in mean.named_parameters():
+            parameter.data = torch.stack([model[name] for model in models[:count]]).mean(0)
         found[count] = loss(mean, tokens)
     return found
 
 
 def main() -> None:
-    print("| schedule | " + " | ".join("the last" if k == 1 else f"mean of {k}" for k in MEANS) + " |")
-    print("|" + "---|" * (1 + len(MEANS)))
+    print("| model, text | schedule | " + " | ".join("the last" if k == 1 else f"mean of {k}" for k in MEANS) + " |")
+    print("|" + "---|" * (2 + len(MEANS)))
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         write_prose(work)
-        for name, options in SCHEDULES.items():
+        for case, schedule in product(CASES, SCHEDULES):
             found: dict[int, list[float]] = defaultdict(list)
-            for seed in (1, 2):
-                for count, reached in losses_of_means(work, name, options, seed).items():
+            for seed in case.seeds:
+                for count, reached in losses_of_means(work, case, schedule, seed).items():
                     found[count].append(reached)
-            print(f"| {name} | " + " | ".join(f"{statistics.mean(found[k]):.4f}" for k in MEANS) + " |", flush=True)
+            cells = " | ".join(f"{statistics.mean(found[k]):.4f}" for k in MEANS)
+            print(f"| {case.words} | {schedule} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":
