@@ -3,7 +3,7 @@
 Runs of `gpt2 train`, with one thread, on the prose in Python's own manuals, keep a checkpoint every 2 % of their steps.
 The loss of the last one stands beside that of the mean of the last so many.
 
-    python benchmarks/averaging.py     # about 25 minutes on one core
+    python benchmarks/averaging.py     # about 40 minutes on one core
 """
 
 import json
@@ -38,15 +38,17 @@ class Case(NamedTuple):
     shape: str
     steps: int
     dropout: float
+    rates: tuple[float, ...]
+    """Of Muon."""
     seeds: tuple[int, ...]
     words: str
 
 
 CASES = (
-    Case(1, "2x64", 162, 0.0, (1, 2), "2x64, 2 passes"),
-    Case(1, "2x64", 649, 0.0, (1, 2), "2x64, 8 passes"),
-    Case(1, "3x128", 649, 0.0, (1,), "3x128, 8 passes"),
-    Case(8, "2x64", 174, 0.1, (1, 2), "2x64, 16 passes of an eighth, dropout 0.1"),
+    Case(1, "2x64", 162, 0.0, (0.03, 0.05, 0.1), (1, 2), "2x64, 2 passes"),
+    Case(1, "2x64", 649, 0.0, (0.03, 0.05), (1, 2), "2x64, 8 passes"),
+    Case(1, "3x128", 649, 0.0, (0.03,), (1,), "3x128, 8 passes"),
+    Case(8, "2x64", 174, 0.1, (0.03,), (1, 2), "2x64, 16 passes of an eighth, dropout 0.1"),
 )
 
 
@@ -64,14 +66,14 @@ def loss(model: GPT2, tokens: np.ndarray) -> float:
     return float(torch.stack(sums).sum()) / (count * CONTEXT)
 
 
-def losses_of_means(work: Path, case: Case, schedule: str, seed: int) -> dict[int, float]:
+def losses_of_means(work: Path, case: Case, schedule: str, rate: float, seed: int) -> dict[int, float]:
     """Train once: how many of the last checkpoints → the loss of their mean."""
     options = [
         "--model.dropout", str(case.dropout), "--train.batch-size", "16", "--train.steps", str(case.steps),
         "--train.seed", str(seed), "--train.eval-every", str(case.steps // 50), "--train.keep", "100",
-        "--optim.matrix-lr", "0.03", "--optim.weight-decay", "0.1", *SCHEDULES[schedule],
+        "--optim.matrix-lr", str(rate), "--optim.weight-decay", "0.1", *SCHEDULES[schedule],
     ]  # fmt: skip
-    run = f"{case.part}-{case.shape}-{case.steps}-{schedule}-{seed}".replace(" ", "-")
+    run = f"{case.part}-{case.shape}-{case.steps}-{schedule}-{rate}-{seed}".replace(" ", "-")
     folder, _, _ = trained(work, run, "prose", case.part, None, case.shape, options)
     prepared = work / "runs/.prepared" / json.loads((folder / "run.json").read_text())["data"]
     shards = TokenShards(prepared, "validation")
@@ -88,18 +90,22 @@ def losses_of_means(work: Path, case: Case, schedule: str, seed: int) -> dict[in
 
 
 def main() -> None:
-    print("| model, text | schedule | " + " | ".join("the last" if k == 1 else f"mean of {k}" for k in MEANS) + " |")
-    print("|" + "---|" * (2 + len(MEANS)))
+    print(
+        "| model, text | schedule | rate | "
+        + " | ".join("the last" if k == 1 else f"mean of {k}" for k in MEANS)
+        + " |"
+    )
+    print("|" + "---|" * (3 + len(MEANS)))
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         write_prose(work)
-        for case, schedule in product(CASES, SCHEDULES):
+        for case, schedule, rate in ((*both, rate) for both in product(CASES, SCHEDULES) for rate in both[0].rates):
             found: dict[int, list[float]] = defaultdict(list)
             for seed in case.seeds:
-                for count, reached in losses_of_means(work, case, schedule, seed).items():
+                for count, reached in losses_of_means(work, case, schedule, rate, seed).items():
                     found[count].append(reached)
             cells = " | ".join(f"{statistics.mean(found[k]):.4f}" for k in MEANS)
-            print(f"| {case.words} | {schedule} | {cells} |", flush=True)
+            print(f"| {case.words} | {schedule} | {rate:g} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":
