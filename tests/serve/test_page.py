@@ -130,7 +130,7 @@ def test_it_says_what_the_model_does_with_a_message(
 
 
 def test_an_answer_streams_and_stops(opened: Callable[..., Page]) -> None:
-    engine = FakeEngine(seconds=0.01)
+    engine = FakeEngine(seconds=0.05)
     with serving(engine) as running:
         page = opened(running)
         ask(page, "one")
@@ -203,7 +203,7 @@ def test_several_conversations(opened: Callable[..., Page]) -> None:
 
 
 def test_who_leaves_a_conversation_stops_its_answer(opened: Callable[..., Page]) -> None:
-    engine = FakeEngine(seconds=0.01)
+    engine = FakeEngine(seconds=0.05)
     with serving(engine) as running:
         page = opened(running)
         titles = page.locator("#conversations .title")
