@@ -571,6 +571,26 @@ def _refused(running: Running, path: str, field: str, body: str) -> None:
     error = error_of(response)
     assert field in error["message"] or field == error["param"], error
     assert len(error["message"]) < 300
+    assert not re.search(r"Input|valid|String|Dictionary|discriminator|is wrong", error["message"]), error
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"temperature": 5.1}, "temperature must be at most 5, not 5.1."),
+        ({"n": "1"}, 'n must be a whole number, not "1".'),
+        ({"prompt": [1.5]}, "prompt.0 must be a text or a whole number or a list, not 1.5."),
+        ({"stop": ["a"] * 5}, "stop must have at most 4 entries, not 5."),
+        ({"stop": "a" * 65}, "stop must have at most 64 characters, not 65."),
+        ({"echo": "é" * 99}, f'echo must be true or false, not "{"é" * 40}" ….'),
+        ({"model": ""}, "model is empty."),
+        ({"best_of": 2}, "best_of can only be equal to n."),
+    ],
+)
+def test_a_mistake_is_told_in_plain_words(plain: Running, fields: dict[str, Any], said: str) -> None:
+    with plain.client() as client:
+        response = client.post("/v1/completions", json={**completion(), **fields})
+    assert error_of(response)["message"] == said
 
 
 @pytest.mark.parametrize(
