@@ -37,7 +37,7 @@ class Process:
         self.said = ""
         self._listening = threading.Thread(target=self._listen, daemon=True)
         self._listening.start()
-        until(lambda: "Stop with" in self.said or self.process.poll() is not None, 3 * SECONDS)
+        until(lambda: "Stop with" in self.said or self.process.poll() is not None, 5 * SECONDS)
         self.url = re.findall(r"http://[^/]*", self.said)[0]
 
     def _listen(self) -> None:

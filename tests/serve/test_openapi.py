@@ -9,7 +9,7 @@ import pytest
 
 from gpt2.generation.engine import Engine
 from tests.serve.fake import BYTES
-from tests.serve.harness import Running, serving, until
+from tests.serve.harness import SECONDS, Running, serving, until
 from tests.serve.tiny import CONTEXT, tiny_model
 
 KEY = "a key that is long enough"
@@ -45,6 +45,7 @@ def explore(running: Running, folder: Path, phases: str, examples: int) -> None:
             *("--mode", "all", "--phases", phases, "--checks", CHECKS, "--seed", "4"),
             *("--max-examples", str(examples), "--header", f"Authorization: Bearer {KEY}", "--no-color"),
             *("--suppress-health-check", "all", "--warnings", "off", "--continue-on-failure"),
+            *("--request-timeout", str(SECONDS)),
         ],
         cwd=folder,
         capture_output=True,

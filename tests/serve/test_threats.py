@@ -681,10 +681,10 @@ def test_one_letter_over_and_over_does_not_keep_gpt2s_tokenizer(text: str) -> No
             ("/v1/completions", completion(longest)),
             ("/v1/chat/completions", {"model": MODEL, "messages": [{"role": "user", "content": longest}]}),
         ):
-            began = time.monotonic()
+            began = time.process_time()  # of this process, the server included, however busy the machine is
             # A message of nothing but white space is an empty one.
             assert client.post(path, json=body).status_code == (200 if text == " " and "chat" in path else 400)
-            assert time.monotonic() - began < 20
+            assert time.process_time() - began < 20
 
 
 def test_forty_thousand_mistakes_are_told_in_a_sentence(plain: Running) -> None:
