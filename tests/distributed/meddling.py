@@ -99,10 +99,10 @@ def prepare_for_long() -> None:
     init = dist.init_process_group
 
     def hasty(backend: str) -> None:
-        init(backend, timeout=timedelta(seconds=3))
+        init(backend, timeout=timedelta(seconds=6))
 
     def prepare(*arguments: object) -> None:
-        time.sleep(4)
+        time.sleep(8)
         raise UserError("It took long.")
 
     dist.init_process_group, train.prepare_data = hasty, prepare

@@ -150,7 +150,7 @@ def test_two_nodes_train_as_one_process(zygote: Zygote, cluster: Path) -> None:
         )
         for node in range(2)
     ]  # fmt: skip
-    said = [node.communicate(timeout=120)[1] for node in nodes]
+    said = [node.communicate(timeout=180)[1] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
     assert losses(cluster / "runs/two") == pytest.approx(losses(cluster / "runs/one"), rel=1e-6)
 
@@ -184,7 +184,7 @@ def test_slurms_script_asks_how_the_run_ended(
         assert job.poll() is None
         time.sleep(0.01)
     job.send_signal(signal.SIGUSR1)
-    assert job.wait(timeout=60) == 1
+    assert job.wait(timeout=180) == 1
     assert (cluster / "requeued").exists() == again
 
 
@@ -210,13 +210,13 @@ def test_slurms_script_saves_before_the_time_is_up_and_goes_on(zygote: Zygote, c
         assert job.poll() is None, job.communicate()
         time.sleep(0.05)
     job.send_signal(signal.SIGUSR1)  # as --signal=B:USR1 sends it
-    _, said = job.communicate(timeout=60)
+    _, said = job.communicate(timeout=180)
     assert job.returncode != 0, said
     assert (cluster / "requeued").read_text().strip() == str(os.getpid()), said
     state = read_json(cluster / f"runs/slurm-{os.getpid()}.0/run_state.json")
     assert state["status"] == "preempted", said
     assert 0 < state["step"] < 150
-    again = subprocess.run(argv, cwd=cluster, capture_output=True, text=True, check=False, timeout=120)
+    again = subprocess.run(argv, cwd=cluster, capture_output=True, text=True, check=False, timeout=180)
     assert again.returncode == 0, again.stderr
     assert "Going on from" in again.stderr
     assert read_json(cluster / f"runs/slurm-{os.getpid()}.0/run_state.json") == {"status": "completed", "step": 150}

@@ -149,7 +149,7 @@ def test_a_signal_to_one_stops_all_at_the_same_step(workplace: Path, to: str, nu
     ).stdout.split()
     assert len(workers) == 2
     os.kill(int(workers[1]) if to == "worker" else process.pid, number)
-    _, said = process.communicate(timeout=60)  # the workers hold its stderr: it ends when they do
+    _, said = process.communicate(timeout=180)  # the workers hold its stderr: it ends when they do
     assert process.returncode in (128 + signal.SIGUSR1, 128 + signal.SIGTERM, -signal.SIGKILL), said
     state = read_json(workplace / "runs/many/run_state.json")
     assert state["status"] == "preempted"
@@ -231,7 +231,7 @@ def test_only_the_first_process_copies_the_state(workplace: Path, strategy: str)
         )
         for rank in ("0", "1")
     ]
-    said = [process.communicate(timeout=120)[0] for process in processes]
+    said = [process.communicate(timeout=180)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert said == ["copied by 0\n" * 2, ""]  # at steps 10 and 20
 
@@ -239,7 +239,7 @@ def test_only_the_first_process_copies_the_state(workplace: Path, strategy: str)
 def test_a_mistake_is_said_once(workplace: Path) -> None:
     for argv in (("missing.txt",), ("notes.txt", "--train.batch-size", "9")):
         process = start(workplace, *argv, "--distributed.processes", "2")
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=180)
         assert process.returncode == 2, said
         assert said.count("Error") == 1
         assert "Traceback" not in said

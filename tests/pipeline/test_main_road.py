@@ -176,7 +176,7 @@ def test_several_answers_and_files_of_prompts(cli: Cli, workplace: Path) -> None
     assert set(answers) == {"The cat", "A dog"}
     assert "The cat" + answers["The cat"]["answers"][0] + "\n" == alone[0]
     again = cli("generate", "one", *options)
-    assert "2 of 2 prompts have answers" in again.err
+    assert "already: 2 of 2 prompts." in again.err
     other = cli("generate", "one", *options, "--temperature", "0.5")
     assert (other.code, "made with --temperature 0.8, not 0.5" in other.err) == (2, True)
     wrong = cli("generate", "one", "--prompts-file", "prompts.txt")

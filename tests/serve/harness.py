@@ -26,6 +26,7 @@ from tests.serve.fake import BYTES, CONTEXT, FakeEngine, FakeInspector
 
 TEMPLATE = "Q: {question}\nA: {answer}"
 MODEL = "tiny"
+SECONDS = 60.0  # for what takes a tenth of one, unless others keep the machine busy
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Running:
         """A client that knows the key."""
         known = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         return httpx.Client(
-            base_url=self.url, headers={**known, **(headers or {})}, timeout=20, trust_env=False, verify=False
+            base_url=self.url, headers={**known, **(headers or {})}, timeout=SECONDS, trust_env=False, verify=False
         )
 
     def connect(self, receive_buffer: int | None = None) -> socket.socket:
@@ -54,7 +55,7 @@ class Running:
         made = socket.socket()
         if receive_buffer is not None:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        made.settimeout(10)
+        made.settimeout(SECONDS)
         made.connect(("127.0.0.1", self.port))
         return made
 
@@ -100,7 +101,7 @@ def status_of(response: bytes) -> int:
     return int(found[1]) if found else 0
 
 
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
     """Wait until something holds."""
     end = time.monotonic() + seconds
     while not condition():
@@ -139,6 +140,6 @@ def serving(
         yield Running(engine, service, server, listener.getsockname()[1], key)
     finally:
         server.should_exit = server.force_exit = True
-        thread.join(10)
+        thread.join(SECONDS)
         worker.stop()
         assert not thread.is_alive()

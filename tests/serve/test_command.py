@@ -17,7 +17,7 @@ import pytest
 from gpt2.config.commands import ServeSettings
 from gpt2.serve.limits import connections_that_fit
 from tests.conftest import SMALL, Answer
-from tests.serve.harness import until
+from tests.serve.harness import SECONDS, until
 from tests.serve.tiny import tiny_folder
 
 KEY = "a key that is long enough"
@@ -35,8 +35,9 @@ class Process:
             env={**known, "OMP_NUM_THREADS": "1", **environment},
         )
         self.said = ""
-        threading.Thread(target=self._listen, daemon=True).start()
-        until(lambda: "Stop with" in self.said or self.process.poll() is not None, 60)
+        self._listening = threading.Thread(target=self._listen, daemon=True)
+        self._listening.start()
+        until(lambda: "Stop with" in self.said or self.process.poll() is not None, 5 * SECONDS)
         self.url = re.findall(r"http://[^/]*", self.said)[0]
 
     def _listen(self) -> None:
@@ -44,10 +45,10 @@ class Process:
         for line in self.process.stderr:
             self.said += line
 
-    def end(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """The exit code."""
-        self.process.send_signal(how)
-        return self.process.wait(30)
+    def ended(self) -> int:
+        """The exit code, when all that it said is known."""
+        self._listening.join(SECONDS)
+        return self.process.wait(SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_it_says_where_it_is_and_drains_at_sigterm(started: Callable[..., Proces
         assert next(lines).startswith("data: ")
         server.process.send_signal(signal.SIGTERM)
         assert [line for line in lines if line][-1] == "data: [DONE]"
-    assert server.process.wait(10) == 0
+    assert server.ended() == 0
     assert "Traceback" not in server.said and "secret" not in server.said
     assert "POST /v1/completions 200" in server.said
 
@@ -101,9 +102,14 @@ def test_ctrl_c_twice_ends_it_at_once(started: Callable[..., Process]) -> None:
     assert httpx.get(f"{server.url}/v1/models", trust_env=False).status_code == 401
     assert httpx.get(f"{server.url}/health", trust_env=False).status_code == 200
     with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as held:
-        held.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n")
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
+        rest = "Content-Type: application/json\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+        held.sendall((head + rest).encode())
+        assert held.recv(100).startswith(b"HTTP/1.1 100")  # its body is waited for, at the end, too
         server.process.send_signal(signal.SIGINT)
-        assert server.end(signal.SIGINT) in (0, 130)
+        until(lambda: httpx.get(f"{server.url}/health", trust_env=False).status_code == 503)  # else both could be one
+        server.process.send_signal(signal.SIGINT)
+        assert server.ended() == 130
     assert "Traceback" not in server.said
 
 

@@ -21,7 +21,7 @@ from gpt2.serve.limits import MOST_LOOKS, MOST_LOOKS_OF_ONE
 from gpt2.tokenizer.roles import RoleTokenizer
 from tests.serve import tiny
 from tests.serve.fake import BYTES, FakeEngine, FakeInspector
-from tests.serve.harness import MODEL, TEMPLATE, completion, post, serving, status_of, until
+from tests.serve.harness import MODEL, SECONDS, TEMPLATE, completion, post, serving, status_of, until
 
 ASKED = {"model": MODEL, "prompt": "Once", "answer": " upon"}
 
@@ -59,7 +59,7 @@ def test_who_runs_the_model_and_who_searches() -> None:
     inspector = FakeInspector()
     with serving(inspector=inspector) as running, running.client() as client:
         assert client.post("/v1/look", json=ASKED).status_code == 200
-        assert running.service.worker.outstanding == 0
+        until(lambda: running.service.worker.outstanding == 0)
     assert inspector.looked == {"engine"}
     assert {name.partition("_")[0] for name in inspector.searched} == {"origins"}
 
@@ -105,8 +105,9 @@ def test_a_look_that_fails_harms_nobody(caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_looks_are_bounded_and_writing_goes_on_between_them() -> None:
-    inspector = FakeInspector(seconds=0.15)
-    engine = FakeEngine(seconds=0.001)
+    engine, inspector = FakeEngine(seconds=0.05), FakeInspector()
+    held, steps, look_inside = threading.Event(), [], inspector.look
+    inspector.look = lambda *asked: (steps.append(engine.steps), held.wait(SECONDS), look_inside(*asked))[-1]
     with (
         serving(engine, inspector=inspector, trusted_proxies=("127.0.0.1",)) as running,
         ThreadPoolExecutor(MOST_LOOKS + 3) as pool,
@@ -115,18 +116,28 @@ def test_looks_are_bounded_and_writing_goes_on_between_them() -> None:
         def look(client: int) -> int:
             return status_of(running.raw(post(ASKED, "/v1/look", extra=f"X-Forwarded-For: 10.0.0.{client}\r\n")))
 
-        writing = pool.submit(running.raw, post(completion(max_tokens=300)))
+        def looks(clients: list[int]) -> list[int]:
+            """At once: the first goes on when two were refused."""
+            held.clear()
+            asked = [pool.submit(look, client) for client in clients]
+            until(lambda: sum(one.done() for one in asked) == 2)
+            held.set()
+            return sorted(one.result() for one in asked)
+
+        writing = pool.submit(running.raw, post(completion(max_tokens=400)))
         until(lambda: engine.steps > 3)
-        assert sorted(pool.map(look, range(MOST_LOOKS + 2))) == [200] * MOST_LOOKS + [429] * 2
+        assert looks([*range(MOST_LOOKS + 2)]) == [200] * MOST_LOOKS + [429] * 2
+        assert sorted({*steps}) == steps and not writing.done()
+        engine.seconds = 0
         assert status_of(writing.result()) == 200
-        assert sorted(pool.map(look, [1] * MOST_LOOKS)) == [200] * MOST_LOOKS_OF_ONE + [429] * 2  # one client's share
+        assert looks([1] * MOST_LOOKS) == [200] * MOST_LOOKS_OF_ONE + [429] * 2  # one client's share
         assert look(1) == 200  # places are given back
 
 
 def test_who_leaves_is_not_looked_for() -> None:
     held = threading.Event()
     inspector = FakeInspector()
-    inspector.look = lambda ids, written: held.wait(10) and {}  # type: ignore[method-assign]
+    inspector.look = lambda ids, written: held.wait(SECONDS) and {}  # type: ignore[method-assign]
     with serving(inspector=inspector) as running:
         first = running.connect()
         first.sendall(post(ASKED, "/v1/look"))
@@ -145,13 +156,13 @@ def test_a_server_that_ends_does_not_wait_for_looks() -> None:
     begun, held = threading.Event(), threading.Event()
     inspector = FakeInspector()
     look = inspector.look
-    inspector.look = lambda *asked: (begun.set(), held.wait(10), look(*asked))[-1]  # type: ignore[method-assign]
+    inspector.look = lambda *asked: (begun.set(), held.wait(SECONDS), look(*asked))[-1]  # type: ignore[method-assign]
     with serving(inspector=inspector, trusted_proxies=("127.0.0.1",)) as running, ThreadPoolExecutor(4) as pool:
         worker = running.service.worker
         asked = [post(ASKED, "/v1/look", extra=f"X-Forwarded-For: 10.0.0.{client}\r\n") for client in range(3)]
         looks = [pool.submit(running.raw, request) for request in asked]
         until(lambda: worker.outstanding == 3)
-        assert begun.wait(10)
+        assert begun.wait(SECONDS)
         waiting = worker._inbox.qsize()
         stopped = pool.submit(worker.stop)
         until(lambda: worker._inbox.qsize() > waiting)

@@ -11,7 +11,7 @@ import pytest
 
 from gpt2.generation.engine import Engine
 from tests.serve.fake import BYTES, FakeEngine
-from tests.serve.harness import MODEL, Running, serving, until
+from tests.serve.harness import MODEL, SECONDS, Running, serving, until
 from tests.serve.tiny import CONTEXT, tiny_model
 
 KEY = "a key that is long enough"
@@ -204,7 +204,7 @@ def test_a_full_queue_is_a_rate_limit_and_the_client_comes_again(waits: bool) ->
             Caller(running, waits).complete(n=2)
 
         def leave() -> None:
-            until(lambda: running.service.metrics.refused._value.get() == 2)
+            until(lambda: running.service.metrics.refused._value.get() >= 2)
             first.close()
 
         with ThreadPoolExecutor(1) as pool:
@@ -217,27 +217,27 @@ def test_a_timeout_frees_the_slot(waits: bool) -> None:
     engine = FakeEngine(slots=1, seconds=0.05)
     with serving(engine) as running:
         with pytest.raises(openai.APITimeoutError):
-            Caller(running, waits, timeout=0.4).complete(max_tokens=200)
+            Caller(running, waits, timeout=1.5).complete(max_tokens=400)
+        until(lambda: len(engine.cancelled) == 1)
+        assert engine.active == 0
+
+
+def test_closing_a_stream_frees_the_slot() -> None:
+    engine = FakeEngine(slots=1, seconds=0.05)
+    with serving(engine) as running, openai.OpenAI(base_url=f"{running.url}/v1", api_key="-") as client:
+        stream = client.completions.create(model=MODEL, prompt="x", max_tokens=400, stream=True)
+        assert next(iter(stream)).choices[0].text
+        stream.close()
         until(lambda: engine.active == 0)
         assert len(engine.cancelled) == 1
 
 
-def test_closing_a_stream_frees_the_slot() -> None:
-    engine = FakeEngine(slots=1, seconds=0.02)
-    with serving(engine) as running, openai.OpenAI(base_url=f"{running.url}/v1", api_key="-") as client:
-        stream = client.completions.create(model=MODEL, prompt="x", max_tokens=200, stream=True)
-        assert next(iter(stream)).choices[0].text
-        stream.close()
-        until(lambda: engine.active == 0)
-        assert engine.steps < 100
-
-
 def test_cancelling_a_task_frees_the_slot() -> None:
-    engine = FakeEngine(slots=2, seconds=0.02)
+    engine = FakeEngine(slots=2, seconds=0.05)
 
     async def cancel(running: Running) -> None:
         async with openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key="-") as client:
-            ask = functools.partial(client.chat.completions.create, model=MODEL, max_tokens=200)
+            ask = functools.partial(client.chat.completions.create, model=MODEL, max_tokens=400)
             task = asyncio.create_task(ask(messages=[{"role": "user", "content": "x"}]))
             while engine.active == 0:
                 await asyncio.sleep(0.01)
@@ -246,7 +246,7 @@ def test_cancelling_a_task_frees_the_slot() -> None:
                 await asyncio.sleep(0.01)
 
     with serving(engine) as running:
-        asyncio.run(asyncio.wait_for(cancel(running), 10))
+        asyncio.run(asyncio.wait_for(cancel(running), SECONDS))
         assert len(engine.cancelled) == 1
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from gpt2.generation.engine import Engine
 from tests.serve.fake import BYTES
-from tests.serve.harness import Running, serving
+from tests.serve.harness import SECONDS, Running, serving, until
 from tests.serve.tiny import CONTEXT, tiny_model
 
 KEY = "a key that is long enough"
@@ -45,6 +45,7 @@ def explore(running: Running, folder: Path, phases: str, examples: int) -> None:
             *("--mode", "all", "--phases", phases, "--checks", CHECKS, "--seed", "4"),
             *("--max-examples", str(examples), "--header", f"Authorization: Bearer {KEY}", "--no-color"),
             *("--suppress-health-check", "all", "--warnings", "off", "--continue-on-failure"),
+            *("--request-timeout", str(SECONDS)),
         ],
         cwd=folder,
         capture_output=True,
@@ -54,7 +55,7 @@ def explore(running: Running, folder: Path, phases: str, examples: int) -> None:
     assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-1000:]
     assert responses(running, "5") == 0
     assert responses(running, "2") > 10
-    assert running.service.worker.outstanding == 0
+    until(lambda: running.service.worker.outstanding == 0)
 
 
 def test_whatever_is_asked_is_answered_as_documented(running: Running, tmp_path: Path) -> None:

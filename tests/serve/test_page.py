@@ -18,14 +18,13 @@ from gpt2.inspection.view import look
 from gpt2.recipes.inspector import EngineInspector
 from tests.serve import tiny
 from tests.serve.fake import BYTES, FakeEngine
-from tests.serve.harness import TEMPLATE, Running, serving
+from tests.serve.harness import SECONDS, TEMPLATE, Running, serving
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 expect = sync_api.expect
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine")
 KEY = "a key that is long enough"
-SECONDS = 20  # for what takes a tenth of one, unless others keep the machine busy
 expect.set_options(timeout=SECONDS * 1000)
 Page = Any
 
@@ -130,7 +129,7 @@ def test_it_says_what_the_model_does_with_a_message(
 
 
 def test_an_answer_streams_and_stops(opened: Callable[..., Page]) -> None:
-    engine = FakeEngine(seconds=0.01)
+    engine = FakeEngine(seconds=0.05)
     with serving(engine) as running:
         page = opened(running)
         ask(page, "one")
@@ -203,7 +202,7 @@ def test_several_conversations(opened: Callable[..., Page]) -> None:
 
 
 def test_who_leaves_a_conversation_stops_its_answer(opened: Callable[..., Page]) -> None:
-    engine = FakeEngine(seconds=0.01)
+    engine = FakeEngine(seconds=0.05)
     with serving(engine) as running:
         page = opened(running)
         titles = page.locator("#conversations .title")

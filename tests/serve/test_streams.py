@@ -59,3 +59,13 @@ def test_every_piece_says_what_one_made_by_itself_would(
     without = set() if with_usage else {"usage"}
     expected += [plain.last_piece()] if with_usage else []
     assert events(framed, deltas, 2) == [json.loads(piece.model_dump_json(exclude=without)) for piece in expected]
+
+
+def test_the_role_stands_in_the_first_piece_of_an_answer_only() -> None:
+    model = ServedModel(NAME, 1_700_000_000, BYTES, CONTEXT, ChatFormat.from_template(TEMPLATE), None)
+    writer = ChatWriter(Asked([Request((1,), 9)] * 2, 3, ["", ""]), model, False, False)
+    deltas = [(index, Delta(text, ())) for text in "abc" for index in (0, 1)]
+    ends = [(index, Delta("", (), "stop")) for index in (0, 1)]
+    told = [event["choices"][0]["delta"] for event in events(writer, [*deltas, *ends], 2)]
+    assert told[:2] == [{"role": "assistant", "content": "a"}] * 2
+    assert all(delta.keys() == {"content"} for delta in told[2:])

@@ -28,7 +28,7 @@ from gpt2.tokenizer.bpe import LONGEST
 from gpt2.tokenizer.gpt2 import gpt2_tokenizer
 from tests.serve import tiny
 from tests.serve.fake import BYTES, CONTEXT, FakeEngine
-from tests.serve.harness import MODEL, Running, completion, post, read_all, serving, status_of, until
+from tests.serve.harness import MODEL, SECONDS, Running, completion, post, read_all, serving, status_of, until
 
 KEY = "correct horse"
 
@@ -171,8 +171,9 @@ def test_no_head_of_a_request_breaks_the_door(locked: Running) -> None:
         path = draw.choice(("/", "/v1/models", "/v1/completions", "/%ff%00", "/[", "*", "//x", "http://[/"))
         head = f"{draw.choice(('GET', 'POST', 'OPTIONS', 'HEAD'))} {path} HTTP/1.1\r\n{host}Connection: close\r\n"
         with locked.connect() as connection:
-            connection.sendall((head + "".join(lines) + "\r\n").encode("latin-1"))
-            connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # it has answered and closed already
+                connection.sendall((head + "".join(lines) + "\r\n").encode("latin-1"))
+                connection.shutdown(socket.SHUT_WR)
             assert status_of(read_all(connection)) < 500, (head, lines)
 
 
@@ -218,10 +219,10 @@ def test_a_body_that_does_not_end_is_refused_when_it_is_too_long(plain: Running)
         sent = 0
         connection.setblocking(False)
         answer = b""
-        while not answer and sent < 200:
+        while not answer and sent < 1000:
             try:
                 connection.setblocking(True)
-                connection.settimeout(5)
+                connection.settimeout(SECONDS)
                 connection.sendall(chunk)
                 sent += 1
                 connection.setblocking(False)
@@ -230,14 +231,14 @@ def test_a_body_that_does_not_end_is_refused_when_it_is_too_long(plain: Running)
                 continue
             except (ConnectionResetError, BrokenPipeError):
                 break
-        connection.settimeout(5)
+        connection.settimeout(SECONDS)
         answer = answer or read_all(connection)
     assert status_of(answer) == 413
-    assert sent < 190  # 2 MiB, and what lay in buffers
+    assert sent < 1000  # 2 MiB, and what lay in buffers, of 64
 
 
 def test_a_length_that_lies_harms_only_its_connection() -> None:
-    with serving(receive_seconds=0.3) as running:
+    with serving(receive_seconds=1) as running:
         body = json.dumps(completion(max_tokens=1)).encode()
         longer = post(body).replace(f"Content-Length: {len(body)}".encode(), b"Content-Length: 5000")
         assert running.raw(longer) == b""  # it waits for the rest, and is dropped
@@ -289,7 +290,9 @@ def test_the_second_request_of_a_connection_has_a_deadline_too() -> None:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         answer = b""
         while b'"ok"' not in answer:
-            answer += connection.recv(65536)
+            part = connection.recv(65536)
+            assert part, answer
+            answer += part
         connection.sendall(b"GET /he")
         assert read_all(connection) == b""
 
@@ -300,7 +303,7 @@ def test_a_request_that_came_with_the_one_before_has_a_deadline_too(rest: bytes)
         began = time.monotonic()
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" + rest)
         assert status_of(read_all(connection)) == 200
-        assert 0.5 < time.monotonic() - began < 3
+        assert time.monotonic() - began > 0.5
         assert running.service.metrics.dropped.labels("slow to send")._value.get() == 1
 
 
@@ -314,7 +317,7 @@ def test_requests_that_come_together_are_all_answered() -> None:
 def test_a_connection_whose_body_came_after_the_answer_goes_on_and_is_closed_when_idle() -> None:
     content = json.dumps(completion()).encode()
     head = post(content).replace(b"Connection: close\r\n", b"").removesuffix(content)
-    with serving(key=KEY, receive_seconds=0.6, idle_seconds=2) as running, running.connect() as connection:
+    with serving(key=KEY, receive_seconds=1, idle_seconds=4) as running, running.connect() as connection:
 
         def ask(request: bytes, word: bytes) -> None:
             connection.sendall(request)
@@ -326,7 +329,7 @@ def test_a_connection_whose_body_came_after_the_answer_goes_on_and_is_closed_whe
 
         ask(head, b"invalid_key")
         connection.sendall(content)
-        time.sleep(1.2)
+        time.sleep(1.7)
         ask(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", b'"ok"')
         ask(head, b"invalid_key")
         connection.sendall(content)
@@ -343,20 +346,21 @@ def test_who_does_not_read_is_dropped_and_frees_the_slot() -> None:
             until(lambda: engine.active == 0)
             if sys.platform == "linux":  # aborted, so that the system keeps nothing for it either: TCP_CLOSE is 7
                 until(lambda: connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\x07")
-        assert engine.steps < 450_000
+        assert len(engine.cancelled) == 1
         with running.client() as client:
             assert client.post("/v1/completions", json=completion(max_tokens=1)).status_code == 200
 
 
 def test_who_takes_a_large_answer_steadily_gets_all_of_it() -> None:
     engine = FakeEngine(slots=4, says=lambda request: b"x" * 10**6)
-    bounds = {"write_seconds": 1.5, "context_length": 10**6}
+    bounds = {"write_seconds": 3.0, "context_length": 10**6}
     with serving(engine, **bounds) as running, running.connect(receive_buffer=4096) as connection:
         connection.sendall(post(completion(max_tokens=10_000, logprobs=3)))
         answer = b""
         began = time.monotonic()
-        while time.monotonic() < began + 5:  # a hundred kilobytes a second of nearly a megabyte
-            answer += connection.recv(2048)
+        while (passed := time.monotonic() - began) < 5:  # a hundred kilobytes a second of nearly a megabyte
+            while len(answer) < 100_000 * passed:
+                answer += connection.recv(2048)
             time.sleep(0.02)
         head, _, body = (answer + read_all(connection)).partition(b"\r\n\r\n")
         assert f"content-length: {len(body)}".encode() in head.lower()
@@ -365,18 +369,18 @@ def test_who_takes_a_large_answer_steadily_gets_all_of_it() -> None:
 
 def test_who_reads_a_little_now_and_then_is_dropped_in_the_end() -> None:
     engine = FakeEngine(slots=4, says=lambda request: b"x" * 10**6)
-    bounds = {"answer_seconds": 0.6, "write_seconds": 3.0, "context_length": 10**6}
+    bounds = {"answer_seconds": 3.0, "write_seconds": 3.0, "context_length": 10**6}
     with serving(engine, **bounds) as running, running.connect(receive_buffer=4096) as connection:
         connection.sendall(post(completion(max_tokens=900_000, stream=True, n=4)))
         answer = b""
         with contextlib.suppress(ConnectionResetError):
             while part := connection.recv(4096):  # fast enough not to be "slow to read"
                 answer += part
-                time.sleep(0.02)
+                time.sleep(0.1)
         assert b"data: " in answer and b"[DONE]" not in answer
         assert running.service.metrics.dropped.labels("slow to read")._value.get() == 0
         until(lambda: b'route="/v1/completions",status="499"} 1.0' in running.service.metrics.text())
-        assert engine.active == 0
+        until(lambda: engine.active == 0)
 
 
 def test_more_connections_than_allowed_are_closed_at_once() -> None:
@@ -413,9 +417,12 @@ def test_one_address_does_not_hold_all_connections() -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("how", ["close", "reset"])
-def test_who_goes_frees_the_slot_within_one_token(stream: bool, how: str) -> None:
+def test_who_goes_frees_the_slot_within_one_token(stream: bool, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = FakeEngine(slots=2, seconds=0.05)
     with serving(engine) as running:
+        worker, told = running.service.worker, []
+        cancel = worker.cancel
+        monkeypatch.setattr(worker, "cancel", lambda answer: (cancel(answer), told.append(engine.steps)))
         connection = running.connect()
         connection.sendall(post(completion(max_tokens=400, stream=stream, n=2)))
         until(lambda: engine.active == 2)
@@ -425,16 +432,15 @@ def test_who_goes_frees_the_slot_within_one_token(stream: bool, how: str) -> Non
                 answer += connection.recv(65536)
         if how == "reset":
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-        before = engine.steps
         connection.close()
         until(lambda: engine.active == 0)
-        assert engine.steps - before <= 2  # the one that ran, and one until the news arrived
+        assert engine.steps - told[0] <= 1  # one may have begun before the news was read
         assert len(engine.cancelled) == 2
-        assert running.service.worker.outstanding == 0
+        until(lambda: worker.outstanding == 0)
 
 
 def test_who_goes_while_waiting_leaves_the_queue() -> None:
-    engine = FakeEngine(slots=1, seconds=0.01)
+    engine = FakeEngine(slots=1, seconds=0.05)
     with serving(engine) as running, running.connect() as first:
         first.sendall(post(completion(max_tokens=400, stream=True)))
         until(lambda: engine.active == 1)
@@ -447,17 +453,18 @@ def test_who_goes_while_waiting_leaves_the_queue() -> None:
 
 
 def test_a_flood_is_told_to_come_again_later() -> None:
-    engine = FakeEngine(slots=2, seconds=0.02)
+    engine = FakeEngine(slots=2, seconds=0.5)
     with serving(engine, queue=8) as running, ThreadPoolExecutor(20) as pool, running.client() as client:
 
         def ask(number: int) -> Any:
             return client.post("/v1/completions", json=completion(max_tokens=20, seed=number))
 
-        responses = list(pool.map(ask, range(20)))
+        asked = [pool.submit(ask, number) for number in range(20)]
+        until(lambda: sum(task.done() for task in asked) == 14)  # all but one client's share: slots, half of the queue
+        engine.seconds = 0
+        responses = [task.result() for task in asked]
         refused = [response for response in responses if response.status_code == 429]
-        assert len(refused) + sum(response.status_code == 200 for response in responses) == 20
-        assert 20 - len(refused) >= 6  # one client's share: the slots and half of the queue
-        assert refused
+        assert sorted(response.status_code for response in responses) == [200] * 6 + [429] * 14
         for response in refused:
             assert 1 <= int(response.headers["Retry-After"]) <= 60
             assert error_of(response)["code"] == "queue_full"
@@ -477,32 +484,36 @@ def test_a_flood_is_refused_before_its_bodies_are_read(path: str) -> None:
 
 
 def test_one_client_does_not_take_all_places() -> None:
-    engine = FakeEngine(slots=2, seconds=0.03)
+    engine = FakeEngine(slots=2, seconds=0.5)
     with serving(engine, queue=20, trusted_proxies=("127.0.0.1",)) as running, ThreadPoolExecutor(30) as pool:
 
         def ask(name: str) -> int:
             with running.client(headers={"X-Forwarded-For": name}) as client:
-                return client.post("/v1/completions", json=completion(name, max_tokens=10)).status_code
+                return client.post("/v1/completions", json=completion(name, max_tokens=60)).status_code
 
         greedy = [pool.submit(ask, "10.0.0.1") for _ in range(25)]
-        until(lambda: running.service.worker.outstanding == 12)
-        until(lambda: sum(task.done() for task in greedy) >= 13)
-        before = len(engine.seen)
-        assert pool.submit(ask, "10.0.0.2").result() == 200
+        until(lambda: sum(task.done() for task in greedy) == 13)
+        newcomer = pool.submit(ask, "10.0.0.2")
+        until(lambda: running.service.worker.outstanding == 13)
+        engine.seconds = 0
+        assert newcomer.result() == 200
         place = [request.prompt_ids for request in engine.seen].index(tuple(b"10.0.0.2"))
-        assert place <= before + 3, "a newcomer is next when a place gets free"
+        assert place <= 3, "a newcomer is next when a place gets free: of two at once, the second"
         assert sorted(task.result() for task in greedy) == [200] * 12 + [429] * 13
 
 
 def test_without_a_trusted_proxy_nobody_can_pretend_to_be_another() -> None:
-    engine = FakeEngine(slots=1, seconds=0.01)
+    engine = FakeEngine(slots=1, seconds=0.5)
     with serving(engine, queue=2) as running, ThreadPoolExecutor(10) as pool:
 
         def ask(number: int) -> int:
             with running.client(headers={"X-Forwarded-For": f"10.0.0.{number}"}) as client:
                 return client.post("/v1/completions", json=completion(max_tokens=50)).status_code
 
-        assert sorted(pool.map(ask, range(6)))[2:] == [429] * 4
+        asked = [pool.submit(ask, number) for number in range(6)]
+        until(lambda: sum(task.done() for task in asked) == 4)
+        engine.seconds = 0
+        assert sorted(task.result() for task in asked) == [200] * 2 + [429] * 4
 
 
 # ---- what may be asked for ------------------------------------------------------------------------------------------
@@ -560,6 +571,26 @@ def _refused(running: Running, path: str, field: str, body: str) -> None:
     error = error_of(response)
     assert field in error["message"] or field == error["param"], error
     assert len(error["message"]) < 300
+    assert not re.search(r"Input|valid|String|Dictionary|discriminator|is wrong", error["message"]), error
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"temperature": 5.1}, "temperature must be at most 5, not 5.1."),
+        ({"n": "1"}, 'n must be a whole number, not "1".'),
+        ({"prompt": [1.5]}, "prompt.0 must be a text or a whole number or a list, not 1.5."),
+        ({"stop": ["a"] * 5}, "stop must have at most 4 entries, not 5."),
+        ({"stop": "a" * 65}, "stop must have at most 64 characters, not 65."),
+        ({"echo": "é" * 99}, f'echo must be true or false, not "{"é" * 40}" ….'),
+        ({"model": ""}, "model is empty."),
+        ({"best_of": 2}, "best_of can only be equal to n."),
+    ],
+)
+def test_a_mistake_is_told_in_plain_words(plain: Running, fields: dict[str, Any], said: str) -> None:
+    with plain.client() as client:
+        response = client.post("/v1/completions", json={**completion(), **fields})
+    assert error_of(response)["message"] == said
 
 
 @pytest.mark.parametrize(
@@ -650,10 +681,10 @@ def test_one_letter_over_and_over_does_not_keep_gpt2s_tokenizer(text: str) -> No
             ("/v1/completions", completion(longest)),
             ("/v1/chat/completions", {"model": MODEL, "messages": [{"role": "user", "content": longest}]}),
         ):
-            began = time.monotonic()
+            began = time.process_time()  # of this process, the server included, however busy the machine is
             # A message of nothing but white space is an empty one.
             assert client.post(path, json=body).status_code == (200 if text == " " and "chat" in path else 400)
-            assert time.monotonic() - began < 3
+            assert time.process_time() - began < 20
 
 
 def test_forty_thousand_mistakes_are_told_in_a_sentence(plain: Running) -> None:
@@ -853,7 +884,7 @@ def test_what_fails_is_not_counted_as_given_up(stream: bool) -> None:
 
 
 def test_memory_that_ends_fails_the_request_and_not_the_server() -> None:
-    engine = FakeEngine(slots=2, room=50, seconds=0.01)
+    engine = FakeEngine(slots=2, room=50, seconds=0.05)
     with serving(engine) as running, running.client() as client:
         response = client.post("/v1/completions", json=completion("x" * 100))
         assert response.status_code == 503
@@ -880,14 +911,15 @@ def test_an_answer_that_ends_in_an_error_leaves_the_others_alone() -> None:
             if ticket in self.running:
                 super().cancel(ticket)
 
-    engine = Unreadable(slots=2, seconds=0.01)
+    engine = Unreadable(slots=2, seconds=0.05)
     with serving(engine) as running, running.client() as client, ThreadPoolExecutor(1) as pool:
-        other = pool.submit(client.post, "/v1/completions", json=completion("a", max_tokens=100))
+        other = pool.submit(client.post, "/v1/completions", json=completion("a", max_tokens=400))
         until(lambda: engine.active == 1)
         for _ in range(2 * HOPELESS):
             response = client.post("/v1/completions", json=completion("x"))
             assert (response.status_code, error_of(response)["code"]) == (500, "engine_failed")
         assert not other.done()
+        engine.seconds = 0
         assert other.result().status_code == 200
         assert running.service.worker.outstanding == 0
 
@@ -966,7 +998,7 @@ def test_who_asks_while_the_engine_ends_hears_of_it(monkeypatch: pytest.MonkeyPa
 
         monkeypatch.setattr(worker, "_give_up_late", break_down)
         first = pool.submit(client.post, "/v1/completions", json=completion())
-        arrived.wait(5)
+        assert arrived.wait(SECONDS)
         second = pool.submit(client.post, "/v1/completions", json=completion())
         for task in (first, second):
             assert (task.result().status_code, error_of(task.result())["code"]) == (500, "failed")
@@ -977,7 +1009,7 @@ def test_who_asks_while_the_engine_ends_hears_of_it(monkeypatch: pytest.MonkeyPa
 
 
 def test_at_the_end_running_answers_are_finished_and_new_requests_refused() -> None:
-    engine = FakeEngine(slots=2, seconds=0.02)
+    engine = FakeEngine(slots=2, seconds=0.5)
     with serving(engine) as running, running.client() as client, ThreadPoolExecutor(2) as pool:
         task = pool.submit(client.post, "/v1/completions", json=completion(max_tokens=40))
         until(lambda: engine.active == 1)
@@ -987,6 +1019,7 @@ def test_at_the_end_running_answers_are_finished_and_new_requests_refused() -> N
         assert int(response.headers["Retry-After"]) > 0
         health = client.get("/health")
         assert (health.status_code, health.json()) == (503, {"status": "draining"})
+        engine.seconds = 0
         assert task.result().json()["usage"]["completion_tokens"] == 40
         until(lambda: not running.server.server_state.connections)
 

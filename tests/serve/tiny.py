@@ -21,7 +21,11 @@ def tiny_model() -> GPT2:
         for name, parameter in model.named_parameters():
             if parameter.dim() == 2:
                 parameter.mul_(1.0 if name == "wte.weight" else 12.0)
-        model.wte.weight[BYTES.end_of_text :] = 0.0  # never the likeliest
+        # The last number of each place is always 30, and only the end of the text has something against it.
+        model.ln_f.weight[-1], model.ln_f.bias[-1] = 0.0, 30.0
+        model.wte.weight[:, -1] = 0.0
+        model.wte.weight[BYTES.end_of_text :] = 0.0
+        model.wte.weight[BYTES.end_of_text, -1] = -3.0
     return model.eval()
 
 

@@ -286,12 +286,13 @@ def test_a_base_model_is_introduced_as_such(told: list[str]) -> None:
 def test_commands(told: list[str], tmp_path: Path) -> None:
     conversation, engine = session(" one", " two", " three")
     path = tmp_path / "talk.json"
-    text = f"a\n/temperature 0\n/save {path}\n/reset\nb\n/temperature\n/quit\nc\n"
+    text = f"/save {path}\na\n/temperature 0\n/save {path}\n/reset\nb\n/temperature\n/quit\nc\n"
     assert piped(conversation, text) == "one\ntwo\n"
     assert spelled(engine.prompts[1]) == "|Q: b\nA:"
     assert conversation.settings.temperature == 0
     assert len(json.loads(path.read_text())["messages"]) == 2
     assert told == [
+        "There is nothing to save yet. Write a message first.",
         "The temperature is 0.",
         f"Saved 1 turn to {path}.",
         "A new conversation.",

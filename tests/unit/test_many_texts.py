@@ -157,7 +157,8 @@ def test_a_prompt_longer_than_a_part_is_read_in_parts_while_others_write() -> No
     assert answers(made, [short, long]) == alone
 
 
-def test_a_beginning_that_was_read_before_is_not_read_again() -> None:
+def counted(slots: int) -> tuple[Engine, list[int]]:
+    """An engine, and how many tokens it reads, reading by reading."""
     read: list[int] = []
 
     class Counting(Reader):
@@ -166,7 +167,11 @@ def test_a_beginning_that_was_read_before_is_not_read_again() -> None:
             return super().read(pieces)
 
     made = model()
-    counting = Engine(made, BYTES, 2, Counting(made, 2))
+    return Engine(made, BYTES, slots, Counting(made, slots)), read
+
+
+def test_a_beginning_that_was_read_before_is_not_read_again() -> None:
+    counting, read = counted(2)
     prompt = tuple(range(30))
     first = answers(counting, [Request((*prompt, 99), 6, Sampling(temperature=0))])
     assert read[0] == 31
@@ -175,23 +180,14 @@ def test_a_beginning_that_was_read_before_is_not_read_again() -> None:
     assert read[0] == 1  # the rest lay in the cache
     assert answers(counting, [Request((*prompt, 99), 6, Sampling(temperature=0))]) == first
     # Two at once: the second waits for the first, and takes over what both have in common.
-    fresh = Engine(made, BYTES, 2, Counting(made, 2))
-    read.clear()
+    fresh, read = counted(2)
     both = answers(fresh, [Request((*prompt, token), 6, Sampling(temperature=0)) for token in (99, 42)])
     assert both[0] == first[0]
     assert sum(read) == 31 + 1 + 5 + 5
 
 
 def test_a_prompt_that_many_have_in_common_is_read_once() -> None:
-    read: list[int] = []
-
-    class Counting(Reader):
-        def read(self, pieces):  # type: ignore[no-untyped-def]
-            read.append(sum(len(piece.ids) for piece in pieces))
-            return super().read(pieces)
-
-    made = model()
-    counting = Engine(made, BYTES, 5, Counting(made, 5))
+    counting, read = counted(5)
     answers(counting, [Request((*range(30), last), 1, Sampling(temperature=0)) for last in range(40, 45)])
     assert read == [31, 4]
 

@@ -16,6 +16,15 @@ def record(step: int, val_loss: float | None = None) -> Record:
     return Record(step, step / 10, step * 100, step * 0.5, 1 / step, 1e-3, 0.5, 200.0, val_loss)
 
 
+def written(path: Path, steps: int) -> MetricsFile:
+    """A file of so many steps, closed."""
+    metrics = MetricsFile(path)
+    for step in range(1, steps + 1):
+        metrics.log(record(step))
+    metrics.close()
+    return metrics
+
+
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     records = [record(1), record(2, 3.25), record(3)]
@@ -30,10 +39,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_resume_cuts_the_file_back_to_its_step(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    metrics = MetricsFile(path)
-    for step in range(1, 8):
-        metrics.log(record(step))
-    metrics.close()
+    written(path, 7)
     with path.open("a") as file:
         file.write('{"step": 8, "tok')  # killed while writing
     again = MetricsFile(path, keep_to_step=5)
@@ -55,13 +61,17 @@ class Full(io.FileIO):
         return super().write(part)
 
 
-def test_a_full_disk_loses_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "metrics.jsonl"
-    metrics = MetricsFile(path)
-    metrics.log(record(1))
-    metrics.close()
+def on_a_full_disk(path: Path, steps: int) -> tuple[MetricsFile, Full]:
+    """A file of so many steps, open, and the disk that has no room for more."""
+    metrics = written(path, steps)
     metrics._file = full = Full(path, "r+")
     full.seek(path.stat().st_size)
+    return metrics, full
+
+
+def test_a_full_disk_loses_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "metrics.jsonl"
+    metrics, full = on_a_full_disk(path, 1)
     full.room = 20  # a part of a line
     for step in (2, 3):
         metrics.log(record(step))
@@ -98,12 +108,7 @@ def test_what_could_not_be_synced_is_written_again(tmp_path: Path, monkeypatch: 
 
 def test_going_back_forgets_lines_that_were_not_written(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    metrics = MetricsFile(path)
-    for step in range(1, 5):
-        metrics.log(record(step))
-    metrics.close()
-    metrics._file = full = Full(path, "r+")
-    full.seek(path.stat().st_size)
+    metrics, _ = on_a_full_disk(path, 4)
     metrics.log(record(5))
     metrics.cut_back(2)
     metrics.log(record(3))
@@ -112,10 +117,7 @@ def test_going_back_forgets_lines_that_were_not_written(tmp_path: Path) -> None:
 
 def test_a_damaged_line_is_named_and_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "metrics.jsonl"
-    metrics = MetricsFile(path)
-    for step in range(1, 8):
-        metrics.log(record(step))
-    metrics.close()
+    written(path, 7)
     lines = path.read_bytes().splitlines(keepends=True)
     lines[1] = b"\x00" * len(lines[1]) + b"\n"
     lines[3] = lines[3].replace(b'"lr":', b'"lr"9')

@@ -179,6 +179,6 @@ def test_more_texts_than_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(load, "free_memory", lambda device: 10 * row)
     load._check_memory(model(), 10, cpu)
     load._check_memory(in_precision(model(), "int8"), 20, cpu)
-    with pytest.raises(ConfigError, match=r"1,000 texts at once need 0\.3 GiB for their keys and values") as refused:
+    with pytest.raises(ConfigError, match=r"keys and values of 1,000 texts at once take 0\.3 GiB") as refused:
         load._check_memory(model(), 1000, cpu)
     assert refused.value.fix == "Choose 10 at most."

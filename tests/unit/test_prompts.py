@@ -106,25 +106,27 @@ def test_prompts_that_the_model_does_not_see_whole_are_counted(
         OPTIONS, MODEL,
     )  # fmt: skip
     said = " ".join(capsys.readouterr().err.split())
-    assert "2 of 3 prompts have characters that the tokenizer cannot spell" in said
+    assert "2 of 3 prompts had characters that the tokenizer cannot spell" in said
 
 
 def test_a_file_of_lines_has_a_prompt_in_each_that_is_not_blank(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_bytes("\ufeffone\r\n\n  \ntwo\u2028still two\n".encode())
-    assert read_prompts(path) == ["one", "two\u2028still two"]
+    assert read_prompts(path) == [(1, "one"), (4, "two\u2028still two")]
 
 
 @pytest.mark.parametrize(
     ("content", "named"),
     [(b'{"prompt": "a"}\n{"text": "b"}\n', "line 2"), (b'{"prompt": 3}\n', "line 1"), (b"[1]\n", "line 1"),
-     (b'{"prompt": "a"\n', "line 1"), (b"\xff\xfe\n", "no UTF-8")],
+     (b'{"prompt": "a"\n', "line 1"), (b"\xff\xfe\n", "line 1"),
+     (b'\xef\xbb\xbf{"prompt": "a"}\n\n\x89PNG', r"line 3, is no text in UTF-8: byte 20 of the file is 0x89\.")],
 )  # fmt: skip
 def test_a_file_without_prompts_is_named_with_its_line(content: bytes, named: str, tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=named):
+    with pytest.raises(DataError, match=named) as refused:
         read_prompts(path)
+    assert "codec" not in refused.value.what
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -133,20 +135,34 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("content", "said"),
     [
-        '{"index": 0, "prompt": "other"}',
-        '{"index": 9, "prompt": "one"}',
-        '{"index": true, "prompt": "two"}',
-        "precious",
+        ('{"index": true, "prompt": "two"}\n', "answers.jsonl, line 1, is no answer to a prompt."),
+        ("precious\n", "answers.jsonl, line 1, is no answer to a prompt."),
+        ('{"index": 1, "prompt": "two"}\ntorn', "The last line of "),
+        (
+            '{"index": 3, "prompt": "four"}\n{"index": 1, "prompt": "other"}\n',
+            "prompts.jsonl, line 2: prompt 2 was 'other' when the answers in ",
+        ),
+        ('{"index": 9, "prompt": "one"}\n{"ind', "prompts.jsonl ends after 5 prompts: prompt 10 was 'one' when "),
     ],
 )
-def test_what_answers_other_prompts_is_left_alone(line: str, tmp_path: Path) -> None:
+def test_what_answers_other_prompts_is_left_alone(content: str, said: str, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "answers.jsonl"
-    out.write_text(line + "\ntorn")
-    with pytest.raises(RunError, match=r"line 1, is no answer to these prompts"):
-        finished(out, PROMPTS)
-    assert out.read_text() == line + "\ntorn"
+    out.write_text(content)
+    with pytest.raises(RunError) as refused:
+        finished(out, source, read_prompts(source))
+    assert said in refused.value.what
+    assert "another file for --out" in refused.value.fix
+    assert out.read_text() == content
+
+
+def test_one_prompt_is_not_told_as_many(engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tmp_path / "prompts.txt"
+    source.write_text("longer than sixteen tokens\n")
+    for said in ("1 of 1 prompt had more tokens", "already: 1 of 1 prompt."):
+        answer_file(engine, source, tmp_path / "answers.jsonl", asked, OPTIONS, MODEL)
+        assert said in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
@@ -193,7 +209,7 @@ def test_a_file_that_is_not_ours_is_left_alone_though_its_last_line_has_no_end(
 ) -> None:
     out = tmp_path / "note.txt"
     out.write_text(content)
-    with pytest.raises(RunError, match="is no answer to these prompts"):
+    with pytest.raises(RunError, match="is no answer to a prompt"):
         answer_file(engine, source, out, asked, OPTIONS, MODEL)
     assert out.read_text() == content
     assert not settings_of(out).exists()

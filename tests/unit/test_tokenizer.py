@@ -124,9 +124,9 @@ def test_pieces_have_the_ids_of_the_whole(text, size):
     "text", ["a" * 2**20, " " * 2**20 + "a", " \n" * 2**20 + "a", "\n" * 2**20, "x" + " " * 2**20 + "y" + " " * 2**20]
 )
 def test_a_megabyte_without_words_is_encoded_in_time(gpt2_bpe, text):
-    start = time.perf_counter()
+    start = time.process_time()  # however busy the machine is
     ids = gpt2_bpe.encode(text)
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
     assert gpt2_bpe.decode_bytes(ids) == text.encode()
 
 

@@ -198,9 +198,12 @@ class Session:
         """Write the conversation as JSON, whole or not at all.
 
         Raises:
-            RunError: there is a file of that name that this conversation did not write, or no such folder.
+            RunError: nothing was said yet; there is a file of that name that this conversation did not write, or no
+                such folder.
             UserError: the system refused.
         """
+        if not self.turns:
+            raise RunError("There is nothing to save yet.", "Write a message first.")
         path = path.expanduser().absolute()
         if path not in self._saved and path.exists():
             raise RunError(f"{path} exists already.", "Choose another name.")

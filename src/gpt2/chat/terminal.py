@@ -9,7 +9,7 @@ from typing import TextIO
 from gpt2.chat.markdown import MarkdownStream, unechoed
 from gpt2.chat.session import Session
 from gpt2.config.load import nearest
-from gpt2.console import fail, listing, say
+from gpt2.console import counted, fail, listing, say
 from gpt2.errors import ConfigError, UserError
 from gpt2.generation.stream import printable, write
 from gpt2.tokenizer.base import well_formed
@@ -174,8 +174,9 @@ def _obey(session: Session, line: str, out: TextIO) -> bool:
         case "tokens":
             size, answer = session.engine.context_length, session.settings.max_tokens
             used, turns = session.context
+            held = f"{used:,} of {size:,} tokens, in {counted(turns, 'turn')}"
             say(
-                f"{used:,} of {size:,} tokens, in {_turns(turns)}; {min(answer, size // 2):,} are kept for the answer. "
+                f"{held}; {min(answer, size // 2):,} are kept for the answer. "
                 + (
                     "Each question is answered on its own."
                     if session.single
@@ -187,7 +188,7 @@ def _obey(session: Session, line: str, out: TextIO) -> bool:
             if not value:
                 raise ConfigError("Which conversation?", "Name its file: /load FILE, as /save wrote it.")
             session.load(Path(value))
-            say(f"{_turns(len(session.turns))} of {value}.", style="dim")
+            say(f"{counted(len(session.turns), 'turn')} of {value}.", style="dim")
         case "temperature":
             if value:
                 session.set_temperature(_number(value))
@@ -195,7 +196,7 @@ def _obey(session: Session, line: str, out: TextIO) -> bool:
         case "save":
             path = Path(value or time.strftime("chat-%Y%m%d-%H%M%S.json"))
             session.save(path)
-            say(f"Saved {_turns(len(session.turns))} to {path}.", style="dim")
+            say(f"Saved {counted(len(session.turns), 'turn')} to {path}.", style="dim")
         case "quit":
             return False
         case _:
@@ -204,11 +205,6 @@ def _obey(session: Session, line: str, out: TextIO) -> bool:
                 f"There is no command /{name}.", f"Did you mean /{guess}?" if guess else "/help lists the commands."
             )
     return True
-
-
-def _turns(number: int) -> str:
-    """So many turns, in words."""
-    return f"{number:,} turn{'s' * (number != 1)}"
 
 
 def _number(value: str) -> float:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from gpt2.console import counted
 from gpt2.errors import ConfigError
 from gpt2.generation.engine import Engine
 from gpt2.generation.native import NativeReader, compiled, fits
@@ -48,7 +49,7 @@ def _check_memory(model: GPT2, slots: int, device: torch.device) -> None:
     room = free_memory(device)
     if slots * row > room:
         raise ConfigError(
-            f"{slots:,} texts at once need {slots * row / 2**30:,.1f} GiB for their keys and values; "
+            f"The keys and values of {counted(slots, 'text')} at once take {slots * row / 2**30:,.1f} GiB; "
             f"{device} has {room / 2**30:,.1f} GiB left.",
             f"Choose {max(1, room // row):,} at most.",
         )

@@ -7,7 +7,7 @@ import torch
 
 from gpt2.chat.template import RoleFormat
 from gpt2.config.commands import ExplainSettings
-from gpt2.console import progress, say, warn
+from gpt2.console import counted, progress, say, warn
 from gpt2.errors import CheckpointError, RunError
 from gpt2.files import atomic_open, disk_error, require_folder, require_own
 from gpt2.generation.engine import Engine
@@ -116,7 +116,7 @@ def _over_time(settings: ExplainSettings, device: torch.device) -> dict[str, Any
     if not answers:
         raise RunError(f"{run} has no whole checkpoint.", "Let it train to its first validation.")
     if len(answers) < 4:
-        kept = f"{len(answers)} checkpoint{'s' * (len(answers) != 1)}"
+        kept = counted(len(answers), "checkpoint")
         warn(f"{run} kept only {kept}. Train with --train.keep 20 to see more of its growing up.")
     return {"name": str(run), "prompt": settings.prompt, "asked": form is not None, "checkpoints": answers}
 

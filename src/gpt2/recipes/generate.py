@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gpt2.config.commands import LARGEST_SEED, GenerateSettings
-from gpt2.console import say, warn
+from gpt2.console import counted, say, warn
 from gpt2.errors import ConfigError
 from gpt2.generation.engine import Engine
 from gpt2.generation.load import open_engine
@@ -59,7 +59,7 @@ def generate(settings: GenerateSettings) -> None:
     if settings.n > 1:
         tokens = _print_several(engine, prompt, requests, shown)
     seconds = time.perf_counter() - began
-    speed, count = tokens / max(seconds, 1e-9), f"{tokens} token{'s' * (tokens != 1)}"
+    speed, count = tokens / max(seconds, 1e-9), counted(tokens, "token")
     say(f"{count} in {seconds:.{1 if seconds >= 0.1 else 3}f} s: {speed:.0f} tokens/s on {device}", style="dim")
 
 

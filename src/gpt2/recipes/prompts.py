@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpt2.console import progress, say, warn
+from gpt2.console import counted, progress, say, warn
 from gpt2.errors import DataError, RunError
 from gpt2.files import disk_error, only_writer, read_json, write_json
 from gpt2.generation.engine import Engine
@@ -18,6 +18,8 @@ from gpt2.tokenizer.base import well_formed
 
 BEGINNING = b'{"index": '
 """Of every line of answers; by it a torn one is told from a line of somebody else."""
+LONGEST_SHOWN = 40
+"""Characters of a prompt that a message repeats."""
 
 
 def answer_file(
@@ -47,30 +49,33 @@ def answer_file(
 
     Raises:
         DataError: the source cannot be read, has no prompts, or has a line without one.
-        RunError: `out` answers other prompts, or its answers were made with other options or another model.
+        RunError: `out` answers other prompts, of which the first is named, or its answers were made with other options
+            or another model.
         UserError: the system refused to write.
     """
-    prompts = read_prompts(source)
-    if not prompts:
+    numbered = read_prompts(source)
+    if not numbered:
         raise DataError(f"There are no prompts in {source}.", "Write one on each line.")
     if out.exists() and out.samefile(source):
         raise RunError(f"{out} holds the prompts.", "Choose another file for --out.")
     try:
         with only_writer(out):
-            _answer(engine, prompts, out, asked, options, model)
+            _answer(engine, source, numbered, out, asked, options, model)
     except OSError as error:
         raise disk_error(error, f"writing {out}") from error
 
 
 def _answer(
     engine: Engine,
-    prompts: list[str],
+    source: Path,
+    numbered: list[tuple[int, str]],
     out: Path,
     asked: Callable[[str], list[Request]],
     options: Mapping[str, Any],
     model: Mapping[str, str],
 ) -> None:
-    done = finished(out, prompts)
+    done = finished(out, source, numbered)
+    prompts = [prompt for _, prompt in numbered]
     _require_alike(out, {"options": dict(options), "model": dict(model)}, begun=bool(done))
     todo = len(prompts) - len(done)
     warnings: Counter[str] = Counter()
@@ -84,7 +89,7 @@ def _answer(
                 yield index, wanted
 
     if done:
-        say(f"{len(done):,} of {len(prompts):,} prompts have answers in {out} already.", style="dim")
+        say(f"Answered in {out} already: {len(done):,} of {counted(len(prompts), 'prompt')}.", style="dim")
     with out.open("a", encoding="utf-8") as file, progress("Answering", total=todo) as advance:
         began, tokens = time.perf_counter(), 0
         for index, answers, finish, tokens in _answers(engine, requests()):
@@ -93,14 +98,16 @@ def _answer(
             file.flush()
             advance(1, f"{tokens / (time.perf_counter() - began):,.0f} tokens/s")
         seconds = time.perf_counter() - began
+    asked_for = counted(todo, "prompt")
     if cut := warnings["cut"]:
         warn(
-            f"{cut:,} of {todo:,} prompts had more tokens than the context of {engine.context_length:,}: of those the "
-            f"model saw only the last {engine.seen_of_longer:,}."
+            f"{cut:,} of {asked_for} had more tokens than the context of {engine.context_length:,}: of those the model "
+            f"saw only the last {engine.seen_of_longer:,}."
         )
     if lost := warnings["lost"]:
-        warn(f"{lost:,} of {todo:,} prompts have characters that the tokenizer cannot spell: the model saw a mark.")
-    say(f"{todo:,} prompts, {tokens:,} tokens in {seconds:.1f} s: {tokens / seconds:,.0f} tokens/s. {out}")
+        warn(f"{lost:,} of {asked_for} had characters that the tokenizer cannot spell: the model saw a mark.")
+    made = f"{asked_for}, {counted(tokens, 'token')}"
+    say(f"{made} in {seconds:.1f} s: {tokens / seconds:,.0f} tokens/s. {out}")
 
 
 def settings_of(out: Path) -> Path:
@@ -183,22 +190,29 @@ def _answers(
                 yield entry.index, entry.answers, entry.finish, tokens
 
 
-def read_prompts(source: Path) -> list[str]:
-    """The prompts of a file, in order.
+def read_prompts(source: Path) -> list[tuple[int, str]]:
+    """The prompts of a file, in order, each with the number of its line.
 
     Raises:
-        DataError: it cannot be read, is no UTF-8, or a line of JSON has no prompt; the line is named.
+        DataError: it cannot be read, is no text in UTF-8, or a line of JSON has no prompt; the line is named.
     """
     try:
-        # Only line feeds end a line: other separators may stand inside a prompt.
-        lines = source.read_text(encoding="utf-8-sig").split("\n")
+        content = source.read_bytes()
     except OSError as error:
         raise DataError(f"{source} cannot be read: {error.strerror or error}.", "Name a file of prompts.") from error
+    try:
+        # Only line feeds end a line: other separators may stand inside a prompt.
+        lines = content.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        raise DataError(f"{source} is no UTF-8: {error}.", "Save it as UTF-8.") from error
+        at = error.start + len(content) - len(error.object)  # a mark of the encoding at the beginning does not count
+        line = content.count(b"\n", 0, at) + 1
+        raise DataError(
+            f"{source}, line {line:,}, is no text in UTF-8: byte {at:,} of the file is 0x{content[at]:02x}.",
+            "Name a file of prompts, and save it as UTF-8.",
+        ) from None
     numbered = [(number, line.removesuffix("\r")) for number, line in enumerate(lines, 1) if line.strip()]
     if source.suffix != ".jsonl":
-        return [line for _, line in numbered]
+        return numbered
     prompts = []
     for number, line in numbered:
         try:
@@ -209,19 +223,20 @@ def read_prompts(source: Path) -> list[str]:
             raise DataError(
                 f"{source}, line {number}: no JSON object with a text `prompt`.", 'Example: {"prompt": "Once"}'
             )
-        prompts.append(prompt)
+        prompts.append((number, prompt))
     return prompts
 
 
-def finished(out: Path, prompts: list[str]) -> set[int]:
+def finished(out: Path, source: Path, numbered: list[tuple[int, str]]) -> set[int]:
     """The indices of prompts that a file has answers to. A torn last line is cut off the file.
 
     Raises:
-        RunError: a line is no answer to these prompts; the file is left as it is.
+        RunError: a line is no answer, or one to another prompt than the source has; the file is left as it is.
     """
     if not out.exists():
         return set()
     torn, done = b"", set()
+    before: dict[int, str] = {}  # index → a prompt that was answered, and stands in the source no more
     with out.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):
@@ -229,18 +244,35 @@ def finished(out: Path, prompts: list[str]) -> set[int]:
                 break
             try:
                 entry = json.loads(line)
-                index = entry["index"]
-                fits = type(index) is int and 0 <= index < len(prompts) and entry["prompt"] == prompts[index]
+                index, prompt = entry["index"], entry["prompt"]
             except (ValueError, TypeError, KeyError, RecursionError):
-                fits, index = False, -1
-            if not fits:
-                raise RunError(
-                    f"{out}, line {number}, is no answer to these prompts.", "Choose another file for --out."
-                )
+                index = prompt = None
+            if type(index) is not int or index < 0 or not isinstance(prompt, str):
+                raise RunError(f"{out}, line {number:,}, is no answer to a prompt.", "Choose another file for --out.")
+            if index >= len(numbered) or prompt != numbered[index][1]:
+                before[index] = prompt
             done.add(index)
     if torn[: len(BEGINNING)] != BEGINNING[: len(torn)]:
-        raise RunError(f"The last line of {out} is no answer to these prompts.", "Choose another file for --out.")
+        raise RunError(f"The last line of {out} is no answer to a prompt.", "Choose another file for --out.")
+    if before:
+        raise _changed(out, source, numbered, *min(before.items()))
     if torn:
         with out.open("r+b") as file:
             file.truncate(out.stat().st_size - len(torn))
     return done
+
+
+def _changed(out: Path, source: Path, numbered: list[tuple[int, str]], index: int, before: str) -> RunError:
+    """The first prompt that is another one than when the answers were begun."""
+    place, now = f"{source} ends after {counted(len(numbered), 'prompt')}", "no more"
+    if index < len(numbered):
+        line, prompt = numbered[index]
+        place, now = f"{source}, line {line:,}", f"now {_beginning(prompt)}"
+    return RunError(
+        f"{place}: prompt {index + 1:,} was {_beginning(before)} when the answers in {out} were begun, and is {now}.",
+        f"Put it back, to make the rest of them; or choose another file for --out, to answer all of {source}.",
+    )
+
+
+def _beginning(text: str) -> str:
+    return repr(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…")

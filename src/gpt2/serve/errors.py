@@ -1,5 +1,6 @@
 """What goes wrong, in the shape that OpenAI's clients read. No path, address or line of code leaves the server."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,39 @@ LONGEST_MESSAGE = 300
 """Characters of a message that is made of what a client sent."""
 MOST_MISTAKES = 100
 """In one body, that are looked at one by one."""
+LONGEST_SHOWN = 40
+"""Characters of a wrong value that are repeated."""
+KINDS = {
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+}
+"""pydantic's word for a mistake → what a field can be."""
+BOUNDS = {
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be above {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be below {lt}",
+    "finite_number": "must be finite",
+    "literal_error": "must be {expected}",
+    "none_required": "must be null",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_long": "must have at most {max_length} entries",
+    "string_pattern_mismatch": "must have token ids as names",
+    "union_tag_invalid": "must have one of the roles {expected_tags}",
+}
+"""pydantic's word → what is allowed."""
+LACKS = {
+    "missing": "is missing",
+    "too_short": "is empty",
+    "string_too_short": "is empty",
+    "union_tag_not_found": "has no role",
+}
+"""pydantic's word → what is wrong, where there is no value to tell."""
 
 
 class ApiError(Exception):
@@ -51,19 +85,53 @@ class ApiError(Exception):
 
 
 def from_validation(error: ValidationError) -> ApiError:
-    """The first thing that is wrong with a body, with its field. What the client sent is not repeated."""
+    """The first thing that is wrong with a body: its field, what is allowed there, and the beginning of what came."""
     if error.error_count() > MOST_MISTAKES:
         return ApiError(400, f"The body has more than {MOST_MISTAKES} mistakes.", code="invalid_value")
-    problems: Any = error.errors(include_url=False, include_input=False, include_context=False)
+    problems: Any = error.errors(include_url=False)
     problem = max(problems, key=_nearness)
     field = ".".join(_fields(problem["loc"]))
-    message = problem["msg"].removeprefix("Value error, ")[:LONGEST_MESSAGE]
     if problem["type"] == "json_invalid":
-        return ApiError(400, f"The body is not valid JSON: {message}.", code="invalid_json")
+        return ApiError(400, f"The body is not valid JSON: {problem['ctx']['error']}.", code="invalid_json")
     if problem["type"] == "extra_forbidden":
         field = ".".join([*_fields(problem["loc"][:-1]), str(problem["loc"][-1])[:100]])
         return ApiError(400, f"There is no field {field!r}.", field, "unknown_field")
-    return ApiError(400, f"{field}: {message}." if field else f"{message}.", field or None, "invalid_value")
+    if problem["type"] == "value_error":  # ours, which names the fields
+        message = problem["msg"].removeprefix("Value error, ")
+    else:
+        message = f"{field or 'The body'} {_wrong(problem, problems)}"
+    return ApiError(400, f"{message[:LONGEST_MESSAGE]}.", field or None, "invalid_value")
+
+
+def _wrong(problem: Any, problems: Sequence[Any]) -> str:
+    """What is wrong with a field, behind its name: what is allowed, and what came."""
+    kind, given, context = problem["type"], problem["input"], problem.get("ctx", {})
+    if kind in LACKS:
+        return LACKS[kind]
+    if kind in KINDS:
+        path = _fields(problem["loc"])
+        others = dict.fromkeys(
+            KINDS[one["type"]] for one in problems if one["type"] in KINDS and _fields(one["loc"]) == path
+        )
+        allowed = f"must be {' or '.join(others)}"
+    elif kind in BOUNDS:
+        allowed = BOUNDS[kind].format(
+            **{name: f"{value:g}" if isinstance(value, float) else value for name, value in context.items()}
+        )
+    else:  # a word that we do not know yet
+        return f"is wrong: {problem['msg']}"
+    if kind in ("too_long", "string_too_long"):
+        return f"{allowed}, not {len(given):,}"
+    return f"{allowed}, not {_shown(context.get('tag', given))}"
+
+
+def _shown(value: object) -> str:
+    """A value as JSON; of a long one its beginning, of what holds others its kind and size."""
+    if isinstance(value, list | dict):
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value):,}"
+    if isinstance(value, str) and len(value) > LONGEST_SHOWN:
+        return f"{json.dumps(value[:LONGEST_SHOWN], ensure_ascii=False)} …"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _nearness(problem: Any) -> tuple[bool, int, int]:

@@ -103,7 +103,7 @@ class ChatCompletion(Part):
 class ChatPiece(Part):
     """More of an answer; its first piece names the role."""
 
-    role: Literal["assistant"] | None = None
+    role: Literal["assistant"] | None = Field(default=None, exclude_if=lambda role: role is None)
     content: str | None = None
 
 
