@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import signal
 import time
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,22 @@ def lose_a_gradient() -> None:
         return record
 
     Trainer._gradient, Trainer.train_step = losing, noting
+
+
+def ask_in_a_validation() -> None:
+    """The second process alone is asked to stop, after the second batch of a validation. All note its batches."""
+    from gpt2.training.trainer import Trainer
+
+    heeding = Trainer.heeding
+
+    def watched(self: Trainer, given: Iterable[Any]) -> Iterator[Any]:
+        for position, batch in enumerate(heeding(self, given)):
+            yield batch
+            note("validated", [self.step, position])
+            if RANK == 1 and position == 1:
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+    Trainer.heeding = watched
 
 
 def refuse_to_move_whole() -> None:

@@ -157,6 +157,23 @@ def test_a_signal_to_one_stops_all_at_the_same_step(workplace: Path, to: str, nu
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_validation_is_broken_off_by_all_at_the_same_batch(zygote: Zygote, workplace: Path, strategy: str) -> None:
+    """One of them is asked to stop in the middle; resumed, it is the run that never stopped."""
+    (workplace / "notes.txt").write_text(make_text(4000))
+    options = (*OPTIONS, "--distributed.strategy", strategy)
+    trained(zygote, workplace, "notes.txt", "--run", "whole", *options, processes=2)
+    ended = zygote.run(workplace, "notes.txt", "--run", "stopped", *options, ranks=2, before="ask_in_a_validation")
+    assert ended["code"] == 128 + signal.SIGTERM, ended["said"]  # the first was told by the other
+    assert "Stopped at step 10 and saved" in ended["said"]
+    assert [lines(workplace / f"validated-{rank}.jsonl") for rank in (0, 1)] == [[[10, 0], [10, 1]]] * 2
+    stopped = workplace / "runs/stopped"
+    assert len(lines(stopped / "metrics.jsonl")) == 9
+    trained(zygote, workplace, "--resume", "runs/stopped", processes=2)
+    assert [line["step"] for line in lines(stopped / "metrics.jsonl")] == list(range(1, 21))
+    assert losses(stopped) == losses(workplace / "runs/whole")
+
+
 def test_the_others_wait_while_the_first_prepares_for_long(zygote: Zygote, workplace: Path) -> None:
     ended = zygote.run(workplace, "notes.txt", *OPTIONS, ranks=2, before="prepare_for_long")
     assert ended["code"] == 2

@@ -16,7 +16,7 @@ from gpt2.corpus.python_docs import EMBEDDED
 from gpt2.corpus.sources import Sources
 from gpt2.distributed import joined, world_from_environment
 from gpt2.errors import ConfigError, DataError, RunError
-from gpt2.files import locked, write_json
+from gpt2.files import locked, read_json, write_json
 from gpt2.optim.schedule import multiplier
 from gpt2.recipes.begun import Begun, free_folder, go, hashes, take
 from gpt2.recipes.data import absolute, prepare_data
@@ -200,14 +200,14 @@ def _of_fork(before: Settings, typed: Mapping[str, Any]) -> tuple[Settings, int 
 def begin_again(folder: Path, distributed: Mapping[str, Any], stack: contextlib.ExitStack) -> Begun | None:
     """Lock a run's folder (until `stack` closes), find its newest whole checkpoint, and its data as they were.
 
-    None, where it has made its last step: all that may be missing of it then is mended.
+    None, where it has made its last step and validation: all that may be missing of it then is mended.
     """
     record = read_record(folder)
     stack.enter_context(locked(folder, IN_USE))
     had_one = checkpoint.list_checkpoints(folder) or checkpoint.pointed(folder, "last") is not None
     newest = checkpoint.newest_valid(folder) if had_one else None
     train = record["settings"]["train"]
-    if newest and (checkpoint.step_of(newest) or 0) >= train["steps"]:
+    if newest and (checkpoint.step_of(newest) or 0) >= train["steps"] and not _owes_validation(newest):
         checkpoint.lead_to(folder, newest)
         write_json(folder / "run_state.json", {"status": "completed", "step": checkpoint.step_of(newest)})
         return None
@@ -219,6 +219,11 @@ def begin_again(folder: Path, distributed: Mapping[str, Any], stack: contextlib.
             f"To end it in a given time: gpt2 train --finish {folder} --train.minutes …",
         )
     return begun
+
+
+def _owes_validation(saved: Path) -> bool:
+    """Whether a checkpoint was saved in the middle of a validation."""
+    return read_json(saved / "training_state.json")["progress"].get("owed") is not None
 
 
 def _continued(folder: Path, record: dict[str, Any], newest: Path | None) -> Begun:

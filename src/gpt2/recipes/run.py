@@ -114,7 +114,8 @@ def run(job: Job) -> None:
 
     def validate() -> float:
         size = 2 * trainer.micro_batch_size
-        return mean_loss(laid_out.forward, _share(task.validation(size), world), precision, world.sum)
+        batches = trainer.heeding(_share(task.validation(size), world))
+        return mean_loss(laid_out.forward, batches, precision, world.sum)
 
     lines = task.references(validate if trainer.step == 0 else None)
 
@@ -149,8 +150,9 @@ def run(job: Job) -> None:
         )
 
     saver = Saver(failed)
-    metrics = MetricsFile(folder / "metrics.jsonl", keep_to_step=trainer.step) if world.is_main else None
-    samples = LinesFile(folder / "samples.jsonl", keep_to_step=trainer.step) if world.is_main else None
+    told = progress.told(trainer.step)
+    metrics = MetricsFile(folder / "metrics.jsonl", keep_to_step=told) if world.is_main else None
+    samples = LinesFile(folder / "samples.jsonl", keep_to_step=told) if world.is_main else None
     texts = fixed_texts(model.config, prepared.tokenizer)
     unsaved: str | None = None
     """Why the last checkpoint could not be written, if it could not."""
@@ -204,7 +206,7 @@ def run(job: Job) -> None:
         progress.restore(state["progress"])
         for file in (metrics, samples):
             if file is not None:
-                file.cut_back(trainer.step)
+                file.cut_back(progress.told(trainer.step))
         return trainer.step
 
     rhythm = Rhythm(train.steps, train.eval_every, train.save_every, train.patience)

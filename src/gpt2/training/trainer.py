@@ -2,9 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,12 @@ from gpt2.optim.optimizer import Optimizer
 from gpt2.runtime import is_out_of_memory
 from gpt2.training.guard import PASSED_OVER_AT_MOST, DivergedError, Guard
 from gpt2.training.metrics import Record
+
+T = TypeVar("T")
+
+
+class StopWished(Exception):  # noqa: N818 - nothing has gone wrong
+    """What was going on is broken off: the run is to stop."""
 
 
 class Loader(Protocol):
@@ -109,7 +115,7 @@ class Trainer:
         self.micro_batch_size = plan.micro_batch_size
         """Sequences in memory at once: halved where memory ends."""
         self.stop_wished = False
-        """Whether any process had been asked to stop by the end of the last step: the same in all of them."""
+        """Whether any process has been asked to stop, as of the last time that all looked: the same in all of them."""
         self.step = 0
         self.tokens = 0
         self.epoch = loader.epoch
@@ -149,13 +155,31 @@ class Trainer:
             step=self.step,
             epoch=round(self.epoch, 4),
             tokens=self.tokens,
-            seconds=round(time.monotonic() - self.started, 3),
+            seconds=self.seconds,
             train_loss=loss,
             lr=rate,
             grad_norm=norm,
             tokens_per_second=round(tokens / (time.perf_counter() - began), 1),
             skipped=skipped or None,
         )
+
+    @property
+    def seconds(self) -> float:
+        """Since the command began."""
+        return round(time.monotonic() - self.started, 3)
+
+    def heeding(self, batches: Iterable[T]) -> Iterator[T]:
+        """Batches of something else than steps; before each, all processes look whether one of them is to stop.
+
+        Raises:
+            StopWished: one is. In all of them at the same batch: they may be computing together.
+        """
+        for batch in batches:
+            # On the CPU, whatever the device: its queue is not waited for.
+            self.stop_wished = self.stop_wished or self.world.sum(torch.tensor(float(self.wish()))).item() > 0
+            if self.stop_wished:
+                raise StopWished
+            yield batch
 
     def _fetch(self) -> _Batch:
         inputs, targets = self.loader.next_batch()  # (B/W, T)
