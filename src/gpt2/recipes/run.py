@@ -34,6 +34,7 @@ from gpt2.runtime import (
     keep_freed_memory,
     pick_device,
 )
+from gpt2.signals import Signalled
 from gpt2.training import checkpoint
 from gpt2.training.display import Display
 from gpt2.training.fit import Outcome, Progress, Rhythm, fit
@@ -222,6 +223,10 @@ def run(job: Job) -> None:
         if unsaved is not None and outcome != "preempted":
             outcome = "failed"
             world.from_main(functools.partial(standing.refuse, folder, unsaved))
+    except (KeyboardInterrupt, Signalled) as signalled:  # the second: it waits for nothing
+        outcome = "preempted"
+        say(f"Stopped at once. {standing.left(folder)} Go on with: gpt2 train --resume {folder}", style="bold")
+        raise SystemExit(signalled.code if isinstance(signalled, Signalled) else 130) from None
     except Exception as error:
         saver.settle()  # what is being written is whole before the process ends
         if not is_out_of_memory(error):
@@ -240,9 +245,7 @@ def run(job: Job) -> None:
         if unsaved is None:
             say(f"Stopped at step {trainer.step:,} and saved. Go on with: gpt2 train --resume {folder}", style="bold")
         else:
-            newest = standing.step_on_disk(folder)
-            there = f"The checkpoint of step {newest:,} is intact" if newest else "There is no checkpoint yet"
-            warn(f"Stopped at step {trainer.step:,}, but not saved. {unsaved} {there}.")
+            warn(f"Stopped at step {trainer.step:,}, but not saved. {unsaved} {standing.left(folder)}")
             say(f"Go on from there, when that is mended: gpt2 train --resume {folder}", style="bold")
         if settings.schedule.name != "constant":
             say(f"Or bring the learning rate down now: gpt2 train --finish {folder} --train.minutes 3")
@@ -266,11 +269,9 @@ def _shrink(job: Job, micro_batch_size: int) -> None:
 
 
 def _out_of_memory(job: Job, trainer: Trainer) -> RunError:
-    newest = checkpoint.pointed(job.folder, "last")
     return RunError(
         f"Memory ended at step {trainer.step + 1}, with {trainer.micro_batch_size} sequence(s) of "
-        f"{job.settings.model.context_length} tokens at once in each process. "
-        + (f"{newest} is intact." if newest else "There is no checkpoint yet."),
+        f"{job.settings.model.context_length} tokens at once in each process. {standing.left(job.folder)}",
         "Choose a smaller --train.micro-batch-size; if that is 1, a smaller --model.context-length or --model.preset.",
     )
 

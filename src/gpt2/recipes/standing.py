@@ -53,6 +53,12 @@ def step_on_disk(folder: Path) -> int:
     return checkpoint.step_of(there[-1]) or 0 if there else 0
 
 
+def left(folder: Path) -> str:
+    """In a sentence, what of the run is on the disk."""
+    step = step_on_disk(folder)
+    return f"The checkpoint of step {step:,} is intact." if step else "There is no checkpoint yet."
+
+
 def write_state(folder: Path, world: World, status: str, step: int) -> None:
     """run_state.json: how the run stands, for whoever watches it."""
     write(folder, world, "run_state.json", {"status": status, "step": step})
