@@ -553,5 +553,5 @@ def test_memory_that_ends_is_said_and_halves_the_micro_batch(
     room = 0
     answer = cli("train", "a.txt", "--run", "none", *SMALL, "--train.steps", "3")
     assert answer.code == 2
-    assert "Memory ended at step 1, with 1 sequence" in answer.err
+    assert "Memory ended at step 1, with 1 × 16 tokens at once" in answer.err
     assert "--model.context-length" in answer.err

@@ -17,7 +17,7 @@ from gpt2.config.schema import Settings
 from gpt2.console import say, warn
 from gpt2.corpus.prepare import Prepared
 from gpt2.data.dataset import IGNORED
-from gpt2.distributed import World, spread
+from gpt2.distributed import World, lost_another, spread
 from gpt2.errors import RunError
 from gpt2.evaluation.loss import mean_loss
 from gpt2.files import read_json, sweep_temporaries
@@ -95,6 +95,7 @@ def run(job: Job) -> None:
             step_seed=lambda step: derive_seed(train.seed, "dropout", step),
             autocast=precision,
             without_sum=laid_out.without_sum,
+            independent=laid_out.independent,
         ),
         started=job.started,
         world=world,
@@ -138,7 +139,8 @@ def run(job: Job) -> None:
         if until is not None:
             changed = replanned(Settings.model_validate(job.record["settings"]), step, until)
             job.record["settings"] = changed.model_dump(mode="json")
-            standing.write(folder, world, "run.json", job.record)
+            if world.is_main:
+                standing.write(folder, "run.json", job.record)
             trainer.schedule = build_schedule(changed.schedule, until)
             display.change_steps(until)
         return until
@@ -229,9 +231,14 @@ def run(job: Job) -> None:
         raise SystemExit(signalled.code if isinstance(signalled, Signalled) else 130) from None
     except Exception as error:
         saver.settle()  # what is being written is whole before the process ends
-        if not is_out_of_memory(error):
-            raise
-        raise _out_of_memory(job, trainer) from None
+        if is_out_of_memory(error):
+            raise _out_of_memory(job, trainer) from None
+        if world.size > 1 and lost_another(error):
+            raise RunError(
+                f"Another process has ended in the middle of step {trainer.step + 1}. {standing.left(folder)}",
+                "Why it did, it has said itself.",
+            ) from None
+        raise
     finally:
         for file in (metrics, samples):
             if file is not None:
@@ -262,18 +269,31 @@ def _task(job: Job) -> Task:
 
 
 def _shrink(job: Job, micro_batch_size: int) -> None:
-    """Memory ended: smaller micro-batches from here on, in run.json too, so that a resumed run has the same."""
-    job.record["settings"]["train"]["micro_batch_size"] = micro_batch_size
-    standing.write(job.folder, job.world, "run.json", job.record)
-    warn(f"Memory ended. The step is made again, with {micro_batch_size} sequences at once; the batch stays as it is.")
+    """Memory ended: smaller micro-batches from here on."""
+    if job.world.is_main:
+        _keep_micro_batch(job, micro_batch_size)
+    warn(f"Memory ended. The step is made again, with {micro_batch_size} at once; the batch stays as it is.")
+
+
+def _keep_micro_batch(job: Job, size: int) -> None:
+    """In run.json, so that a resumed run has the same."""
+    job.record["settings"]["train"]["micro_batch_size"] = size
+    standing.write(job.folder, "run.json", job.record)
 
 
 def _out_of_memory(job: Job, trainer: Trainer) -> RunError:
-    return RunError(
-        f"Memory ended at step {trainer.step + 1}, with {trainer.micro_batch_size} sequence(s) of "
-        f"{job.settings.model.context_length} tokens at once in each process. {standing.left(job.folder)}",
-        "Choose a smaller --train.micro-batch-size; if that is 1, a smaller --model.context-length or --model.preset.",
+    """Memory ended where the step could not be made again. Any process may find that."""
+    size = trainer.micro_batch_size
+    what = (
+        f"Memory ended at step {trainer.step + 1}, with {size} × {job.settings.model.context_length} tokens at once in "
+        f"each process (--train.micro-batch-size {size}). {standing.left(job.folder)}"
     )
+    if size == 1:
+        return RunError(what, "Choose a smaller --model.context-length or --model.preset.")
+    half = (size + 1) // 2
+    _keep_micro_batch(job, half)
+    more = f"gpt2 train --resume {job.folder}"
+    return RunError(what, f"Go on with --train.micro-batch-size {half}, which stands in run.json now: {more}")
 
 
 def _share(batches: Iterator[tuple[Tensor, Tensor, int]], world: World) -> Iterator[tuple[Tensor, Tensor, int]]:

@@ -61,13 +61,12 @@ def left(folder: Path) -> str:
 
 def write_state(folder: Path, world: World, status: str, step: int) -> None:
     """run_state.json: how the run stands, for whoever watches it."""
-    write(folder, world, "run_state.json", {"status": status, "step": step})
+    if world.is_main:
+        write(folder, "run_state.json", {"status": status, "step": step})
 
 
-def write(folder: Path, world: World, name: str, value: dict[str, Any]) -> None:
+def write(folder: Path, name: str, value: dict[str, Any]) -> None:
     """Write one of the run's files. Where the disk refuses it, the one before stays: no reason to lose the run."""
-    if not world.is_main:
-        return
     try:
         write_json(folder / name, value)
     except OSError as error:

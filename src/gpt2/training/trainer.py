@@ -22,6 +22,10 @@ class StopWished(Exception):  # noqa: N818 - nothing has gone wrong
     """What was going on is broken off: the run is to stop."""
 
 
+class _EndedElsewhere(Exception):  # noqa: N818 - nothing has gone wrong here
+    """Memory has ended in another process."""
+
+
 class Loader(Protocol):
     """Gives batches in an order that is a formula of its state."""
 
@@ -58,6 +62,8 @@ class Plan:
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     without_sum: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     """While active, backward leaves gradients unsummed between processes."""
+    independent: bool = False
+    """Whether each process computes without the others until gradients are summed, so that it can begin anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +128,8 @@ class Trainer:
         """Passes over the data that have reached the weights, a fraction."""
         self.device = next(model.parameters()).device
         self._ahead: _Batch | None = None
+        self._summing = False
+        """Whether gradients are being summed: the others wait for this process's."""
         self._loader_state = loader.state()
 
     def train_step(self) -> Record:
@@ -191,20 +199,43 @@ class Trainer:
         return _Batch(inputs, targets, self.loader.state(), self.loader.epoch)
 
     def _gradient_that_fits(self, batch: _Batch) -> tuple[float, float, float, int]:
-        """`_gradient`; where memory ends on the way, once more from the batch's beginning in halved micro-batches."""
+        """`_gradient`; where memory ends on the way, once more from the batch's beginning in halved micro-batches.
+
+        Of several processes all begin again, if memory ends in one before gradients are summed. It is most likely to:
+        at the end of the last forward pass, when all processes meet, there are as many activations as ever.
+        """
         while True:
+            self._summing = False
             try:
                 return self._gradient(batch)
+            except _EndedElsewhere:
+                pass
             except RuntimeError as error:
-                # Several processes would have to begin again together; the others wait in the middle of a sum.
-                if not is_out_of_memory(error) or self.micro_batch_size == 1 or self.world.size > 1:
+                together = self.world.size > 1 and (self._summing or not self.plan.independent)
+                if not is_out_of_memory(error) or self.micro_batch_size == 1 or together:
                     raise
+                self._meet(1)
             # Outside of the handler: the error holds the frames, and they the activations.
+            if self.world.size > 1:
+                self._sum_of_little(batch)
             self._forget_gradient()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self.micro_batch_size = (min(self.micro_batch_size, len(batch.inputs)) + 1) // 2
             self.shrunk(self.micro_batch_size)
+
+    def _meet(self, ended: int) -> int:
+        """In how many processes memory has ended on the way to the sum of gradients; each says so of itself."""
+        if not self.plan.independent:
+            return 0
+        # On the CPU, whatever the device: its queue is not waited for.
+        return int(self.world.sum(torch.tensor(ended)).item())
+
+    def _sum_of_little(self, batch: _Batch) -> None:
+        """A sum of gradients that takes next to no memory: where the last forward pass was begun, one is due."""
+        with self.plan.autocast():
+            total, _ = self.objective(batch.inputs[:1], batch.targets[:1])
+        total.backward()
 
     def _forget_gradient(self) -> None:
         for optimizer in self.optimizers:
@@ -224,6 +255,10 @@ class Trainer:
             with contextlib.nullcontext() if last else self.plan.without_sum():
                 with self.plan.autocast():
                     total, counted = self.objective(batch.inputs[part], batch.targets[part])
+                if last:
+                    if self._meet(0):
+                        raise _EndedElsewhere
+                    self._summing = True
                 (total / share).backward()
             sums[0] += total.detach()
             sums[1] += counted
