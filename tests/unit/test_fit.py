@@ -166,6 +166,8 @@ def test_overfitting_is_said_once_in_words() -> None:
     assert "since step 2" in diary.words[0]
 
 
-def test_batches_passed_over_are_told_in_a_sentence() -> None:
-    assert passed_over(140, 1).startswith("A batch was passed over before step 140: ")
-    assert passed_over(140, 2).startswith("2 batches were passed over before step 140: ")
+def test_batches_passed_over_are_told_with_the_values_in_a_sentence() -> None:
+    assert passed_over(140, 1, "the loss jumped").startswith(
+        "A batch was passed over before step 140: the loss jumped."
+    )
+    assert passed_over(140, 2, "").startswith("2 batches were passed over before step 140: ")

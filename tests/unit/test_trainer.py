@@ -93,6 +93,7 @@ def test_a_bad_batch_does_not_reach_the_weights_and_the_next_is_taken() -> None:
     record = trainer.train_step()
     clean.train_step()
     assert record.skipped == 2
+    assert trainer.objection.startswith("the loss is inf")
     assert trainer.step == clean.step == 4
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, clean.model.state_dict()[name])  # all batches are alike here

@@ -103,12 +103,12 @@ def overfitting(progress: Progress) -> str | None:
     )
 
 
-def passed_over(step: int, batches: int) -> str:
-    """In words, that batches did not reach the weights."""
+def passed_over(step: int, batches: int, why: str) -> str:
+    """In words, that batches did not reach the weights, and why the last of them did not."""
     which = "A batch was" if batches == 1 else f"{batches} batches were"
     return (
-        f"{which} passed over before step {step}: a loss or gradient that is no number, or far above all before. This "
-        "is harmless if it is rare; if it is not, halve the rate (--optim.lr, --optim.matrix-lr)."
+        f"{which} passed over before step {step}: {why}. The next was taken in its place. This is harmless if it is "
+        "rare; if it is not, halve the rate (--optim.lr, --optim.matrix-lr)."
     )
 
 
@@ -155,7 +155,7 @@ def fit(
         return "stopped early"  # it was cut off after its last save, before it could say so
     while progress.owed is not None or trainer.step < rhythm.steps:
         try:
-            record = _step(trainer, rhythm, progress, replan) if progress.owed is None else progress.owed.record
+            record = _step(trainer, rhythm, progress, replan, notify) if progress.owed is None else progress.owed.record
             step, owed, before = record.step, progress.owed, time.monotonic()
             if owed is not None:
                 record.seconds = trainer.seconds  # of this command
@@ -178,8 +178,6 @@ def fit(
             notify(f"{error} Going back to the checkpoint of step {back}, and on with the data after this.")
             continue
         progress.owed = None
-        if record.skipped:
-            notify(passed_over(record.step, record.skipped))
         progress.train_sum += record.train_loss
         progress.train_count += 1
         for tracker in trackers:
@@ -204,11 +202,19 @@ def fit(
     return "completed"
 
 
-def _step(trainer: Trainer, rhythm: Rhythm, progress: Progress, replan: Callable[[int, int], int | None]) -> Record:
+def _step(
+    trainer: Trainer,
+    rhythm: Rhythm,
+    progress: Progress,
+    replan: Callable[[int, int], int | None],
+    notify: Callable[[str], None],
+) -> Record:
     """One step; where a validation is due after it, that is owed from now on."""
     epoch_before = math.floor(trainer.epoch)
     record = trainer.train_step()
     step = record.step
+    if record.skipped:
+        notify(passed_over(step, record.skipped, trainer.objection))
     rhythm.steps = replan(step, rhythm.steps) or rhythm.steps
     epoch_ended = math.floor(trainer.epoch) > epoch_before
     regular = step % rhythm.eval_every == 0 or step == rhythm.steps

@@ -122,6 +122,8 @@ class Trainer:
         """Sequences in memory at once: halved where memory ends."""
         self.stop_wished = False
         """Whether any process has been asked to stop, as of the last time that all looked: the same in all of them."""
+        self.objection = ""
+        """To the last batch that was passed over, in words."""
         self.step = 0
         self.tokens = 0
         self.epoch = loader.epoch
@@ -153,6 +155,7 @@ class Trainer:
             if objection is None:
                 break
             self._forget_gradient()
+            self.objection = objection
             skipped += 1
             if skipped > PASSED_OVER_AT_MOST:
                 raise DivergedError(f"At step {self.step + 1} {objection}, for {skipped} batches in a row.")
