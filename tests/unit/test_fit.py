@@ -163,7 +163,19 @@ def test_overfitting_is_said_once_in_words() -> None:
     diary = Diary([3.0, 2.0, 2.1, 2.2, 2.3, 2.4])
     diary.run(Rhythm(6, 1, None, None), Progress())
     assert len(diary.words) == 1
-    assert "since step 2" in diary.words[0]
+    assert "since step 2 the validation loss rose from 2.000 to 2.300 (step 5)" in diary.words[0]
+    assert "training loss fell from 4.800 to 4.500. The checkpoint of step 2 stays `best`." in diary.words[0]
+
+
+def test_overfitting_is_taken_back_when_validation_gets_better_than_ever_and_may_begin_again() -> None:
+    diary = Diary([3.0, 2.0, 2.1, 2.2, 2.3, 1.9, 1.8, 1.9, 2.0, 2.1])
+    diary.run(Rhythm(10, 1, None, None), Progress())
+    assert [("looks like" in words, "no overfitting so far" in words) for words in diary.words] == [
+        (True, False),
+        (False, True),
+        (True, False),
+    ]
+    assert "1.900 at step 6" in diary.words[1]
 
 
 def test_batches_passed_over_are_told_with_the_values_in_a_sentence() -> None:

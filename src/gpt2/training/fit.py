@@ -89,17 +89,23 @@ class Progress:
 
 
 def overfitting(progress: Progress) -> str | None:
-    """In words, when it begins: validation has been getting worse for three stops while training gets better."""
-    if len(progress.validations) < 4:
+    """In words, when it begins: validation has been getting worse for three stops while training gets better.
+
+    And when it turns out to have been none: validation has got better than ever since.
+    """
+    step, train, val = progress.validations[-1]
+    if progress.warned and progress.since_best == 0:
+        progress.warned = False
+        return f"The validation loss is at its lowest again: {val:.3f} at step {step}. That was no overfitting so far."
+    train_before = progress.validations[-4:][0][1]
+    if progress.warned or progress.since_best < 3 or val < 1.005 * progress.best_loss or train >= train_before:
         return None
-    (_, train_before, _), *_, (step, train, val) = progress.validations[-4:]
-    if progress.since_best < 3 or val < 1.005 * progress.best_loss or train >= train_before:
-        return None
+    progress.warned = True
     return (
-        f"Overfitting has begun: since step {progress.best_step} the validation loss rose from "
-        f"{progress.best_loss:.3f} to {val:.3f} (step {step}) while the training loss fell to {train:.3f}. "
-        f"The model is learning its text by heart. The checkpoint of step {progress.best_step} is kept as `best`. "
-        "More text helps most; then more --model.dropout, a smaller --model.preset, or fewer steps."
+        f"This looks like overfitting: since step {progress.best_step} the validation loss rose from "
+        f"{progress.best_loss:.3f} to {val:.3f} (step {step}) while the training loss fell from {train_before:.3f} to "
+        f"{train:.3f}. The checkpoint of step {progress.best_step} stays `best`. If it goes on like this, more text "
+        "helps most; then more --model.dropout, a smaller --model.preset, or fewer steps."
     )
 
 
@@ -184,9 +190,7 @@ def fit(
             tracker.log(record)
         if record.val_loss is not None and owed is not None and owed.halts:
             progress.note(step, record.val_loss)
-            words = overfitting(progress)
-            if words and not progress.warned:
-                progress.warned = True
+            if words := overfitting(progress):
                 notify(words)
             look(record)  # before the checkpoint: what a resumed run finds beyond its step, it makes again
             out_of_patience = rhythm.patience is not None and progress.since_best >= rhythm.patience
