@@ -41,9 +41,10 @@ from gpt2.training.fit import Outcome, Progress, Rhythm, fit
 from gpt2.training.guard import Guard
 from gpt2.training.interrupt import StopRequest
 from gpt2.training.metrics import LinesFile, MetricsFile, Record
+from gpt2.training.optimizer_state import restore_optimizers
 from gpt2.training.pace import Pace
 from gpt2.training.saver import Saver
-from gpt2.training.trainer import Plan, Trainer, restore_optimizers
+from gpt2.training.trainer import Plan, Trainer
 
 
 @dataclass(frozen=True, slots=True)
