@@ -11,7 +11,7 @@ import torch
 from gpt2.config.presets import Shape
 from gpt2.config.resolve import resolve_context
 from gpt2.config.schema import Settings
-from gpt2.console import progress, say, table
+from gpt2.console import counted, progress, say, table
 from gpt2.corpus.doctor import characters_per_token
 from gpt2.corpus.prepare import Prepared
 from gpt2.corpus.shards import TokenShards
@@ -141,7 +141,7 @@ def _explain(
     table(f"In {minutes:g} minutes on this machine", rows, header)
     why = "as you set it" if shape_given else "the lowest expected loss"
     say(
-        f"Chosen: {best.shape.n_layer} layers of width {best.shape.n_embd}, {why}: {best.loss:.2f} ± "
+        f"Chosen: {counted(best.shape.n_layer, 'layer')} of width {best.shape.n_embd}, {why}: {best.loss:.2f} ± "
         f"{2 * LAW.noise * best.loss:.2f} nats a token (bigram line {text.bigram:.2f}).",
         style="dim",
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpt2.console import progress, say, warn
+from gpt2.console import counted, progress, say, warn
 from gpt2.errors import DataError, RunError
 from gpt2.files import disk_error, only_writer, read_json, write_json
 from gpt2.generation.engine import Engine
@@ -100,7 +100,8 @@ def _answer(
         )
     if lost := warnings["lost"]:
         warn(f"{lost:,} of {todo:,} prompts have characters that the tokenizer cannot spell: the model saw a mark.")
-    say(f"{todo:,} prompts, {tokens:,} tokens in {seconds:.1f} s: {tokens / seconds:,.0f} tokens/s. {out}")
+    written = f"{counted(todo, 'prompt')}, {counted(tokens, 'token')}"
+    say(f"{written} in {seconds:.1f} s: {tokens / seconds:,.0f} tokens/s. {out}")
 
 
 def settings_of(out: Path) -> Path:

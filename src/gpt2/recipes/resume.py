@@ -10,7 +10,7 @@ from typing import Any
 from gpt2.config.load import overlay, validate
 from gpt2.config.resolve import replanned
 from gpt2.config.schema import Settings
-from gpt2.console import say
+from gpt2.console import counted, say
 from gpt2.corpus.conversations import Conversations
 from gpt2.corpus.python_docs import EMBEDDED
 from gpt2.corpus.sources import Sources
@@ -100,7 +100,7 @@ def finish(
         record["settings"] = settings.model_copy(update={"train": train}).model_dump(mode="json")
         begun = _continued(folder, record, newest)
         write_json(folder / "run.json", record)  # not before the data has been found to be what it was
-        say(f"Bringing the rate down over {more:,} steps.")
+        say(f"Bringing the rate down over {counted(more, 'step')}.")
         begun["deadline"] = started + 60 * minutes if minutes is not None else None
         return begun
 
@@ -131,7 +131,7 @@ def fork(name: str, typed: Mapping[str, Any], started: float) -> None:
     total = at + more if more is not None else before.train.steps or 0
     if total <= at:
         raise RunError(
-            f"{run_folder} has made its {at:,} steps; a fork needs to know how many more.",
+            f"{run_folder} has made its {counted(at, 'step')}; a fork needs to know how many more.",
             f"Say it: gpt2 train --fork {name} --train.steps 500   (or --train.minutes 10)",
         )
     runs = run_folder.parent if source.run_folder else checkpoint.RUNS
