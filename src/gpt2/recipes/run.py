@@ -259,7 +259,7 @@ def run(job: Job) -> None:
             say(f"Or bring the learning rate down now: gpt2 train --finish {folder} --train.minutes 3")
         raise SystemExit(128 + (stop.received or signal.SIGTERM))
     if world.is_main:
-        task.conclude(model, outcome, lines, trainer.step)
+        task.conclude(model, outcome, lines, trainer.step, job.started)
         showing.say_if_late(job.started, job.deadline)
 
 
