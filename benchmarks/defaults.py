@@ -92,6 +92,7 @@ def questions() -> list[Question]:
     both = [{"weight_decay": decay, "dropout": share} for decay, share in pairs]
     fresh = EIGHT._replace(dropout=0.0)
     batches = [fresh._replace(batch=size) for size in (4, 16, 64)]
+    long = [CHARACTERS._replace(epochs=4), CHARACTERS._replace(epochs=1, batch=4)]
     return [
         question("Schedule", (NEW,), schedules, (1, 2, 3)),
         question("AdamW's rate beside Muon", (NEW, fresh), [{"lr": rate} for rate in (None, 2.8e-2)], (1, 2)),
@@ -111,6 +112,7 @@ def questions() -> list[Question]:
         question("Optimizer, longer", (fresh,), [optimizers[0], *adamw[1:3]], (1,)),
         question("Muon's rate", (NEW, fresh), rates, (1, 2)),
         question("Muon's rate by batch", batches, [{"matrix_lr": rate} for rate in (0.02, 0.05, 0.1)], (1, 2)),
+        question("Muon's rate, many steps", long, rates, (1,)),
         question("Momentum", (NEW, fresh), means, (1,)),
         question("Dropout, far too often", (TOO_OFTEN,), dropouts, (1,)),
         question("Weight decay, far too often", (TOO_OFTEN,), decays[:3], (1,)),

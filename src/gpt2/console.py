@@ -47,6 +47,11 @@ def _rank() -> str:
     return os.environ.get("RANK", "0")
 
 
+def counted(number: int, noun: str) -> str:
+    """So many of something: 1 layer, 2 layers, 1,500 steps."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def say(message: str, style: str = "") -> None:
     """Print a line as it stands: no markup is read from it, so a user's text cannot become formatting."""
     _line(console(), Text(message, style=style))

@@ -134,6 +134,8 @@ class Spread:
     """What computes logits; its backward sums gradients over the processes and divides by their number."""
     without_sum: Callable[[], contextlib.AbstractContextManager[Any]]
     """While active, backward keeps gradients to this process: for all micro-batches but the last."""
+    independent: bool = False
+    """Whether all but that sum is computed without the other processes."""
 
 
 def spread(
@@ -169,7 +171,7 @@ def spread(
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
             )
-        return Spread(parallel, parallel.no_sync)
+        return Spread(parallel, parallel.no_sync, independent=True)
     # 0.9 s of imports, which a run of one process does not wait for.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -194,6 +196,11 @@ def spread(
             sharded.set_requires_gradient_sync(True)
 
     return Spread(model, without_sum)
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether an error says that another process has gone, in the middle of something that all do together."""
+    return any(words in str(error) for words in ("by peer", "Broken pipe", "remote process exited"))
 
 
 def _is_share(tensor: Tensor) -> TypeGuard["DTensor"]:

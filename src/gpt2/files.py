@@ -257,7 +257,9 @@ def disk_error(error: OSError, doing: str = "") -> UserError:
         folder = path if path is None or path.is_dir() else path.parent
         look = "Work" if folder is None else f"See who may write there (ls -ld {folder}), or work"
         return UserError(f"No permission{where}: {error.strerror}.", f"{look} in a folder that is yours to write.")
-    return UserError(f"The system refused{where}: {error.strerror or error}.")
+    return UserError(
+        f"The system refused{where}: {error.strerror or error}.", "Choose another place for it." if doing else ""
+    )
 
 
 def _tried(path: Path) -> str:

@@ -309,6 +309,7 @@ def test_a_plot_goes_where_it_is_wished_and_over_no_foreign_picture(cli: Cli, ru
         assert (workplace / name).read_bytes() == mine
         (workplace / name).write_bytes(before)
     wrong(cli("plot", "small", "--out", "pic.jpg"), "no .jpg", "--out pic")
+    wrong(cli("plot", "small", "--out", "sub/pic.pdf"), "no .pdf", "Write --out sub/pic")
 
 
 def test_a_run_that_lost_a_part_is_not_called_a_beginner(cli: Cli, run: Path) -> None:
@@ -553,5 +554,5 @@ def test_memory_that_ends_is_said_and_halves_the_micro_batch(
     room = 0
     answer = cli("train", "a.txt", "--run", "none", *SMALL, "--train.steps", "3")
     assert answer.code == 2
-    assert "Memory ended at step 1, with 1 sequence" in answer.err
+    assert "Memory ended at step 1, with 1 × 16 tokens at once" in answer.err
     assert "--model.context-length" in answer.err

@@ -2,10 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,12 +36,14 @@ def uninterrupted(cli: Cli, workplace: Path) -> Path:
     return workplace / "runs" / "whole"
 
 
+def lines(run: Path, name: str) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / name).read_text().splitlines()]
+
+
 def numbers(run: Path) -> list[dict[str, float]]:
     """The metrics without the clock's."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {key: value for key, value in line.items() if key not in ("seconds", "tokens_per_second")} for line in lines
-    ]
+    clocks = ("seconds", "tokens_per_second")
+    return [{key: value for key, value in line.items() if key not in clocks} for line in lines(run, "metrics.jsonl")]
 
 
 def is_same(run: Path, whole: Path) -> None:
@@ -56,7 +59,7 @@ def is_same(run: Path, whole: Path) -> None:
 
 
 def test_stopped_at_any_step(cli: Cli, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stop after every single step in turn: one run, resumed eleven times."""
+    """Stop after every single step in turn, before its validation if there is one: one run, resumed twelve times."""
     train_step = Trainer.train_step
 
     def step_and_stop(self: Trainer) -> object:
@@ -66,9 +69,71 @@ def test_stopped_at_any_step(cli: Cli, uninterrupted: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Trainer, "train_step", step_and_stop)
     answers = [cli("train", "notes.txt", "--run", "stopped", *OPTIONS)]
-    answers += [cli("train", "--resume", "runs/stopped") for _ in range(STEPS - 1)]
-    assert [answer.code for answer in answers] == [143] * (STEPS - 1) + [0], answers[0].err
+    answers += [cli("train", "--resume", "runs/stopped") for _ in range(STEPS)]
+    assert [answer.code for answer in answers] == [143] * STEPS + [0], answers[0].err
     is_same(uninterrupted.parent / "stopped", uninterrupted)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Ask the next command to stop when its N-th validation has begun."""
+
+    def ask(number: int) -> None:
+        begun = 0
+
+        def watched(trainer: Trainer, batches: Iterable[object]) -> Iterator[object]:
+            nonlocal begun
+            begun += 1
+            if begun == number:
+                signal.raise_signal(signal.SIGINT)
+            yield from heeding(trainer, batches)
+
+        monkeypatch.setattr(Trainer, "heeding", watched)
+
+    heeding = Trainer.heeding
+    return ask
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_a_validation_that_was_broken_off_is_made_by_the_resumed_run(
+    cli: Cli, uninterrupted: Path, asked: Callable[[int], None], number: int
+) -> None:
+    """At its rhythm (5), at the end of an epoch (8), at the last step (12); and once more by the next command."""
+    run = uninterrupted.parent / "stopped"
+    asked(number)
+    answers = [cli("train", "notes.txt", "--run", "stopped", *OPTIONS)]
+    left = numbers(run)
+    asked(1)
+    answers += [cli("train", "--resume", "runs/stopped")]
+    assert numbers(run) == left
+    asked(0)
+    answers += [cli("train", "--resume", "runs/stopped")]
+    assert [answer.code for answer in answers] == [130, 130, 0], answers
+    assert "saved" in answers[0].err
+    is_same(run, uninterrupted)
+    assert os.readlink(run / "best") == os.readlink(uninterrupted / "best")
+    assert cli("train", "--resume", "runs/stopped").code == 2
+
+
+@pytest.mark.parametrize("how", ["--finish", "--fork"])
+def test_a_run_that_goes_on_otherwise_makes_the_validation_too(
+    cli: Cli, uninterrupted: Path, asked: Callable[[int], None], how: str
+) -> None:
+    for step in (8, 10, 12):
+        (uninterrupted / f"checkpoints/step-{step:08d}/MANIFEST.json").unlink()
+    asked(1)
+    assert cli("train", "notes.txt", "--run", "stopped", *OPTIONS).code == 130
+    asked(0)
+    ended = []
+    for name in ("whole", "stopped"):
+        other = ("--run", f"{name}-fork", "--train.eval-every", "3") if how == "--fork" else ()
+        assert cli("train", how, name, "--train.steps", "4", *other).code == 0
+        ended.append(uninterrupted.parent / (f"{name}-fork" if other else name))
+    of_whole, of_stopped = ([*numbers(run), *lines(run, "samples.jsonl")] for run in ended)
+    assert of_whole == [line for line in of_stopped if how == "--finish" or line["step"] > 5]
+    assert [line["step"] for line in numbers(ended[1])][-5:] == [5, 6, 7, 8, 9]
+    states = [read_json(run / "last/training_state.json") for run in ended]
+    assert states[0] == states[1]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

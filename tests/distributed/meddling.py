@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import signal
 import time
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,61 @@ def lose_a_gradient() -> None:
         return record
 
     Trainer._gradient, Trainer.train_step = losing, noting
+
+
+def ask_in_a_validation() -> None:
+    """The second process alone is asked to stop, after the second batch of a validation. All note its batches."""
+    from gpt2.training.trainer import Trainer
+
+    heeding = Trainer.heeding
+
+    def watched(self: Trainer, given: Iterable[Any]) -> Iterator[Any]:
+        for position, batch in enumerate(heeding(self, given)):
+            yield batch
+            note("validated", [self.step, position])
+            if RANK == 1 and position == 1:
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+    Trainer.heeding = watched
+
+
+class _NoRoom(torch.autograd.Function):
+    """A loss as it is, for whose gradient there is no memory."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def lack_memory() -> None:
+    """The second process alone has no memory for more than a sequence at once, from the fifth step on."""
+    _lack_memory(lambda begun, size: begun > 8 and size > 1)
+
+
+def lack_memory_in_the_last_backward_pass() -> None:
+    """The second process alone has none in the fifth step, when the others already sum their gradients."""
+    _lack_memory(lambda begun, size: begun == 10, _NoRoom.apply)
+
+
+def _lack_memory(when: Callable[[int, int], bool], loss: Callable[[Tensor], Any] | None = None) -> None:
+    from gpt2.training.loss import NextTokenLoss
+
+    forward, begun = NextTokenLoss.forward, 0
+
+    def tight(self: NextTokenLoss, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal begun
+        begun += torch.is_grad_enabled()
+        lacks = RANK == 1 and torch.is_grad_enabled() and when(begun, len(inputs))
+        if lacks and loss is None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        total, counted = forward(self, inputs, targets)
+        return (loss(total) if lacks and loss else total), counted
+
+    NextTokenLoss.forward = tight
 
 
 def refuse_to_move_whole() -> None:

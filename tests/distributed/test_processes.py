@@ -100,6 +100,32 @@ def test_a_gradient_that_is_no_number_in_one_process_is_passed_over_by_all(
     assert len(set(weights[0])) == 20
 
 
+def test_where_memory_ends_in_one_process_all_make_the_step_again(zygote: Zygote, workplace: Path) -> None:
+    trained(zygote, workplace, "notes.txt", "--run", "roomy", *OPTIONS, processes=2)
+    said = trained(zygote, workplace, "notes.txt", "--run", "tight", *OPTIONS, processes=2, before="lack_memory")
+    assert said.count("The step is made again") == 2  # with 2 at once, and with 1
+    assert losses(workplace / "runs/tight") == pytest.approx(losses(workplace / "runs/roomy"), rel=1e-6)
+    assert read_json(workplace / "runs/tight/run.json")["settings"]["train"]["micro_batch_size"] == 1
+
+
+@pytest.mark.parametrize(
+    ("strategy", "where"), [("fsdp", "lack_memory"), ("ddp", "lack_memory_in_the_last_backward_pass")]
+)
+def test_where_memory_ends_in_the_middle_of_a_sum_all_end_and_it_is_said_what_to_do(
+    zygote: Zygote, workplace: Path, strategy: str, where: str
+) -> None:
+    options = ("--run", "tight", *OPTIONS, "--distributed.strategy", strategy)
+    ended = zygote.run(workplace, "notes.txt", *options, ranks=2, before=where)
+    assert ended["code"] == 2
+    assert "Another process has ended in the middle of step 5" in ended["said"]
+    assert "Error in process 1: Memory ended at step 5" in ended["said"]
+    assert "Go on with --train.micro-batch-size 2" in ended["said"]
+    assert "Traceback" not in ended["said"], ended["said"]
+    trained(zygote, workplace, "--resume", "tight", processes=2)
+    settings = read_json(workplace / "runs/tight/checkpoints/step-00000020/run.json")["settings"]
+    assert settings["train"]["micro_batch_size"] == 2
+
+
 def batches(folder: Path) -> dict[int, list[str]]:
     """Step → the hashes of all its sequences, those of the first process first; then they are forgotten."""
     found: dict[int, list[str]] = {}
@@ -155,6 +181,23 @@ def test_a_signal_to_one_stops_all_at_the_same_step(workplace: Path, to: str, nu
     assert state["status"] == "preempted"
     assert (workplace / "runs/many/checkpoints" / f"step-{state['step']:08d}" / "MANIFEST.json").exists()
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_validation_is_broken_off_by_all_at_the_same_batch(zygote: Zygote, workplace: Path, strategy: str) -> None:
+    """One of them is asked to stop in the middle; resumed, it is the run that never stopped."""
+    (workplace / "notes.txt").write_text(make_text(4000))
+    options = (*OPTIONS, "--distributed.strategy", strategy)
+    trained(zygote, workplace, "notes.txt", "--run", "whole", *options, processes=2)
+    ended = zygote.run(workplace, "notes.txt", "--run", "stopped", *options, ranks=2, before="ask_in_a_validation")
+    assert ended["code"] == 128 + signal.SIGTERM, ended["said"]  # the first was told by the other
+    assert "Stopped at step 10 and saved" in ended["said"]
+    assert [lines(workplace / f"validated-{rank}.jsonl") for rank in (0, 1)] == [[[10, 0], [10, 1]]] * 2
+    stopped = workplace / "runs/stopped"
+    assert len(lines(stopped / "metrics.jsonl")) == 9
+    trained(zygote, workplace, "--resume", "runs/stopped", processes=2)
+    assert [line["step"] for line in lines(stopped / "metrics.jsonl")] == list(range(1, 21))
+    assert losses(stopped) == losses(workplace / "runs/whole")
 
 
 def test_the_others_wait_while_the_first_prepares_for_long(zygote: Zygote, workplace: Path) -> None:

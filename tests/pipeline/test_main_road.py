@@ -277,7 +277,7 @@ def test_overfitting_is_said_and_patience_ends_it(cli: Cli, workplace: Path) -> 
         "--train.steps", "2000", "--train.eval-every", "10", "--train.patience", "6",
     )  # fmt: skip
     assert answer.code == 0, answer.err
-    assert "Overfitting has begun" in answer.err
+    assert "This looks like overfitting" in answer.err
     assert "stopped early" in answer.err
     steps = len((workplace / "runs/notes/metrics.jsonl").read_text().splitlines())
     assert steps < 2000

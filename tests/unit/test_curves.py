@@ -4,7 +4,9 @@ from typing import Any, cast
 
 import pytest
 
+from gpt2.console import counted
 from gpt2.recipes import showing
+from gpt2.training.metrics import Record
 
 
 def test_a_fifth_of_the_time_at_most_is_drawing_and_what_was_passed_over_is_known(
@@ -37,3 +39,16 @@ def test_a_fifth_of_the_time_at_most_is_drawing_and_what_was_passed_over_is_know
     assert curves.outdated
     curves.draw()
     assert not curves.outdated
+
+
+def test_the_time_of_a_run_is_that_of_its_commands_from_beginning_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the last one until now: what comes after the last step counts, too."""
+    records = [Record(step, 0.0, 0, float(seconds), 1.0, 1e-3, 1.0, 200.0) for step, seconds in ((1, 20), (2, 5))]
+    settings = cast(Any, SimpleNamespace(train=SimpleNamespace(device="cpu")))
+    monkeypatch.setattr(showing.time, "monotonic", lambda: 112.0)
+    rows = dict(showing.speed(settings, cast(Any, None), records, started=100.0))
+    assert rows["time, with set-up and validations"] == "32 s"
+
+
+def test_one_is_no_plural() -> None:
+    assert [counted(number, "step") for number in (1, 2, 1500)] == ["1 step", "2 steps", "1,500 steps"]

@@ -141,6 +141,7 @@ def test_what_cannot_be_written_is_named_in_full(tmp_path: Path) -> None:
     there = disk_error(OSError(errno.EROFS, os.strerror(errno.EROFS), "notes.txt"))
     assert str(Path("notes.txt").absolute()) in there.what
     assert disk_error(OSError(errno.EIO, os.strerror(errno.EIO))).what == "The system refused: Input/output error."
+    assert "another place" in disk_error(OSError(errno.ENAMETOOLONG, "File name too long", "x"), "writing x").fix
 
 
 def test_a_full_disk_keeps_its_numbers_and_claims_nothing() -> None:

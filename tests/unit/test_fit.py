@@ -1,5 +1,6 @@
 """The one loop, with a trainer that only counts: when it validates, looks and saves, and why it ends."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +10,7 @@ from gpt2.errors import RunError
 from gpt2.training.fit import Progress, Rhythm, fit, passed_over
 from gpt2.training.guard import DivergedError
 from gpt2.training.metrics import Record
+from gpt2.training.trainer import StopWished
 
 
 class Counter:
@@ -16,7 +18,7 @@ class Counter:
 
     def __init__(self, epoch_steps: int) -> None:
         self.step = 0
-        self.epoch = 0.0
+        self.epoch = self.seconds = 0.0
         self.stop_wished = False
         self.stop_at = 0
         self.bad_at: set[int] = set()
@@ -33,9 +35,9 @@ class Counter:
 
 
 class Diary:
-    """What the loop did, and the answers it gets."""
+    """What the loop did, and the answers it gets; a validation whose loss is None is broken off."""
 
-    def __init__(self, losses: Iterable[float]) -> None:
+    def __init__(self, losses: Iterable[float | None]) -> None:
         self.losses = iter(losses)
         self.validated: list[int] = []
         self.saved: list[tuple[int, float | None]] = []
@@ -44,9 +46,16 @@ class Diary:
         self.trainer: Any = None
 
     def run(
-        self, rhythm: Rhythm, progress: Progress, epoch_steps: int = 10**6, stop_at: int = 0, bad_at: Iterable[int] = ()
+        self,
+        rhythm: Rhythm,
+        progress: Progress,
+        epoch_steps: int = 10**6,
+        stop_at: int = 0,
+        bad_at: Iterable[int] = (),
+        start_at: int = 0,
     ) -> str:
         self.trainer = Counter(epoch_steps)
+        self.trainer.step = start_at
         self.trainer.stop_at, self.trainer.bad_at = stop_at, set(bad_at)
         return fit(
             self.trainer,
@@ -73,7 +82,10 @@ class Diary:
 
     def _validate(self) -> float:
         self.validated.append(self.trainer.step)
-        return next(self.losses)
+        loss = next(self.losses)
+        if loss is None:
+            raise StopWished
+        return loss
 
 
 def test_it_validates_at_its_rhythm_at_epochs_and_at_the_end() -> None:
@@ -129,13 +141,45 @@ def test_a_stop_is_saved_within_the_step_and_waited_for(eval_every: int, save_ev
     assert diary.waited_for == [7]
 
 
+def test_a_validation_that_is_broken_off_is_saved_as_owed_and_made_first_of_all() -> None:
+    diary, progress = Diary([4.0, None]), Progress()
+    assert diary.run(Rhythm(12, 4, None, None), progress) == "preempted"
+    assert diary.saved == [(4, 4.0), (8, None)]
+    assert diary.waited_for == [8]
+    assert progress.told(8) == 7
+    saved, again = json.loads(json.dumps(progress.to_json())), Progress()
+    again.restore(saved)
+    resumed = Diary([3.0, 5.0])
+    assert resumed.run(Rhythm(12, 4, None, None), again, start_at=8) == "completed"
+    assert resumed.validated == [8, 12]
+    assert resumed.saved == [(8, 3.0), (12, 5.0)]
+    unbroken = Progress()
+    Diary([4.0, 3.0, 5.0]).run(Rhythm(12, 4, None, None), unbroken)
+    assert again == unbroken
+    assert again.told(12) == 12
+
+
 def test_overfitting_is_said_once_in_words() -> None:
     diary = Diary([3.0, 2.0, 2.1, 2.2, 2.3, 2.4])
     diary.run(Rhythm(6, 1, None, None), Progress())
     assert len(diary.words) == 1
-    assert "since step 2" in diary.words[0]
+    assert "since step 2 the validation loss rose from 2.000 to 2.300 (step 5)" in diary.words[0]
+    assert "training loss fell from 4.800 to 4.500. The checkpoint of step 2 stays `best`." in diary.words[0]
 
 
-def test_batches_passed_over_are_told_in_a_sentence() -> None:
-    assert passed_over(140, 1).startswith("A batch was passed over before step 140: ")
-    assert passed_over(140, 2).startswith("2 batches were passed over before step 140: ")
+def test_overfitting_is_taken_back_when_validation_gets_better_than_ever_and_may_begin_again() -> None:
+    diary = Diary([3.0, 2.0, 2.1, 2.2, 2.3, 1.9, 1.8, 1.9, 2.0, 2.1])
+    diary.run(Rhythm(10, 1, None, None), Progress())
+    assert [("looks like" in words, "no overfitting so far" in words) for words in diary.words] == [
+        (True, False),
+        (False, True),
+        (True, False),
+    ]
+    assert "1.900 at step 6" in diary.words[1]
+
+
+def test_batches_passed_over_are_told_with_the_values_in_a_sentence() -> None:
+    assert passed_over(140, 1, "the loss jumped").startswith(
+        "A batch was passed over before step 140: the loss jumped."
+    )
+    assert passed_over(140, 2, "").startswith("2 batches were passed over before step 140: ")

@@ -16,7 +16,7 @@ from gpt2.optim.adamw import build_adamw
 from gpt2.optim.build import build_optimizers
 from gpt2.training.guard import DivergedError, Guard
 from gpt2.training.loss import IGNORED, linear_cross_entropy
-from gpt2.training.trainer import Plan, Trainer
+from gpt2.training.trainer import Plan, StopWished, Trainer
 
 
 class Batches:
@@ -93,6 +93,7 @@ def test_a_bad_batch_does_not_reach_the_weights_and_the_next_is_taken() -> None:
     record = trainer.train_step()
     clean.train_step()
     assert record.skipped == 2
+    assert trainer.objection.startswith("the loss is inf")
     assert trainer.step == clean.step == 4
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, clean.model.state_dict()[name])  # all batches are alike here
@@ -114,6 +115,16 @@ def test_dropout_depends_on_the_step_and_not_on_what_ran_before() -> None:
     torch.manual_seed(1234)
     torch.rand(77)
     assert a.train_step().train_loss == b.train_step().train_loss
+
+
+def test_a_stop_that_is_wished_between_two_batches_of_a_validation_is_heeded_before_the_next() -> None:
+    trainer, seen = make(8), []
+    trainer.wish = lambda: len(seen) == 2
+    with pytest.raises(StopWished):
+        for batch in trainer.heeding(range(9)):
+            seen.append(batch)
+    assert seen == [0, 1]
+    assert trainer.stop_wished
 
 
 def test_only_matrices_decay() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from gpt2.config.commands import PlanSettings
 from gpt2.config.gpus import GPUS, PRICES_OF, default_mfu, mfu_is_checked, parse_gpus
 from gpt2.config.presets import PRESETS
-from gpt2.console import say, table, warn
+from gpt2.console import counted, say, table, warn
 from gpt2.errors import ConfigError
 from gpt2.model.cost import flops_per_token, parameters
 from gpt2.model.plan import (
@@ -68,7 +68,7 @@ def plan(settings: PlanSettings) -> None:
     elif abs(run.batch_tokens / settings.batch_tokens - 1) > 0.01:
         warn(
             f"A step takes {run.batch_tokens:,} tokens, not {settings.batch_tokens:,}: whole micro-batches of "
-            f"{fitted.micro_batch} × {sizes.context_length:,} tokens on each of {gpus:,} GPUs."
+            f"{fitted.micro_batch} × {sizes.context_length:,} tokens on each of {counted(gpus, 'GPU')}."
         )
     if run is not None and fitted.layout.recompute:
         warn("`gpt2 train` does not compute activations twice: this layout is one for other programs.")

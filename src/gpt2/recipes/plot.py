@@ -45,7 +45,9 @@ def _stem(given: str) -> Path:
     """The path of the pictures without suffix, where nothing is in the way."""
     path = Path(given).expanduser()
     if path.suffix.lower() in PICTURES:
-        raise ConfigError(f"--out {given}: drawn are PNG and SVG, no {path.suffix}.", f"Write --out {path.stem}")
+        raise ConfigError(
+            f"--out {given}: drawn are PNG and SVG, no {path.suffix}.", f"Write --out {Path(given).with_suffix('')}"
+        )
     stem = path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
     require_folder(stem)
     for suffix in SUFFIXES:

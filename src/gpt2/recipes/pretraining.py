@@ -58,8 +58,8 @@ class Task(Protocol):
         """Let the model speak: → the line for samples.jsonl, if there is one."""
         ...
 
-    def conclude(self, model: GPT2, outcome: str, references: Mapping[str, float], step: int) -> None:
-        """How it ended, and what to do next."""
+    def conclude(self, model: GPT2, outcome: str, references: Mapping[str, float], step: int, started: float) -> None:
+        """How it ended, and what to do next; the command has `started` then, by the monotonic clock."""
         ...
 
 
@@ -111,10 +111,10 @@ class Pretraining:
         """A text that goes on from the sample prompt."""
         return showing.sample(self.settings, self.prepared, model, step)
 
-    def conclude(self, model: GPT2, outcome: str, references: Mapping[str, float], step: int) -> None:
+    def conclude(self, model: GPT2, outcome: str, references: Mapping[str, float], step: int, started: float) -> None:
         """The best loss beside the references."""
         lines = Baselines(**references)
-        showing.conclude(self.folder, self.settings, model.config, self.prepared, outcome, lines, step)
+        showing.conclude(self.folder, self.settings, model.config, self.prepared, outcome, lines, step, started)
 
     def _validation(self) -> TokenShards:
         return TokenShards(self.prepared.folder, "validation")

@@ -10,13 +10,13 @@ from typing import Any
 from gpt2.config.load import overlay, validate
 from gpt2.config.resolve import replanned
 from gpt2.config.schema import Settings
-from gpt2.console import say
+from gpt2.console import counted, say
 from gpt2.corpus.conversations import Conversations
 from gpt2.corpus.python_docs import EMBEDDED
 from gpt2.corpus.sources import Sources
 from gpt2.distributed import joined, world_from_environment
 from gpt2.errors import ConfigError, DataError, RunError
-from gpt2.files import locked, write_json
+from gpt2.files import locked, read_json, write_json
 from gpt2.optim.schedule import multiplier
 from gpt2.recipes.begun import Begun, free_folder, go, hashes, take
 from gpt2.recipes.data import absolute, prepare_data
@@ -100,7 +100,7 @@ def finish(
         record["settings"] = settings.model_copy(update={"train": train}).model_dump(mode="json")
         begun = _continued(folder, record, newest)
         write_json(folder / "run.json", record)  # not before the data has been found to be what it was
-        say(f"Bringing the rate down over {more:,} steps.")
+        say(f"Bringing the rate down over {counted(more, 'step')}.")
         begun["deadline"] = started + 60 * minutes if minutes is not None else None
         return begun
 
@@ -131,7 +131,7 @@ def fork(name: str, typed: Mapping[str, Any], started: float) -> None:
     total = at + more if more is not None else before.train.steps or 0
     if total <= at:
         raise RunError(
-            f"{run_folder} has made its {at:,} steps; a fork needs to know how many more.",
+            f"{run_folder} has made its {counted(at, 'step')}; a fork needs to know how many more.",
             f"Say it: gpt2 train --fork {name} --train.steps 500   (or --train.minutes 10)",
         )
     runs = run_folder.parent if source.run_folder else checkpoint.RUNS
@@ -200,14 +200,14 @@ def _of_fork(before: Settings, typed: Mapping[str, Any]) -> tuple[Settings, int 
 def begin_again(folder: Path, distributed: Mapping[str, Any], stack: contextlib.ExitStack) -> Begun | None:
     """Lock a run's folder (until `stack` closes), find its newest whole checkpoint, and its data as they were.
 
-    None, where it has made its last step: all that may be missing of it then is mended.
+    None, where it has made its last step and validation: all that may be missing of it then is mended.
     """
     record = read_record(folder)
     stack.enter_context(locked(folder, IN_USE))
     had_one = checkpoint.list_checkpoints(folder) or checkpoint.pointed(folder, "last") is not None
     newest = checkpoint.newest_valid(folder) if had_one else None
     train = record["settings"]["train"]
-    if newest and (checkpoint.step_of(newest) or 0) >= train["steps"]:
+    if newest and (checkpoint.step_of(newest) or 0) >= train["steps"] and not _owes_validation(newest):
         checkpoint.lead_to(folder, newest)
         write_json(folder / "run_state.json", {"status": "completed", "step": checkpoint.step_of(newest)})
         return None
@@ -219,6 +219,11 @@ def begin_again(folder: Path, distributed: Mapping[str, Any], stack: contextlib.
             f"To end it in a given time: gpt2 train --finish {folder} --train.minutes …",
         )
     return begun
+
+
+def _owes_validation(saved: Path) -> bool:
+    """Whether a checkpoint was saved in the middle of a validation."""
+    return read_json(saved / "training_state.json")["progress"].get("owed") is not None
 
 
 def _continued(folder: Path, record: dict[str, Any], newest: Path | None) -> Begun:

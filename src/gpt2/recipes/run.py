@@ -17,7 +17,7 @@ from gpt2.config.schema import Settings
 from gpt2.console import say, warn
 from gpt2.corpus.prepare import Prepared
 from gpt2.data.dataset import IGNORED
-from gpt2.distributed import World, spread
+from gpt2.distributed import World, lost_another, spread
 from gpt2.errors import RunError
 from gpt2.evaluation.loss import mean_loss
 from gpt2.files import read_json, sweep_temporaries
@@ -34,15 +34,17 @@ from gpt2.runtime import (
     keep_freed_memory,
     pick_device,
 )
+from gpt2.signals import Signalled
 from gpt2.training import checkpoint
 from gpt2.training.display import Display
 from gpt2.training.fit import Outcome, Progress, Rhythm, fit
 from gpt2.training.guard import Guard
 from gpt2.training.interrupt import StopRequest
 from gpt2.training.metrics import LinesFile, MetricsFile, Record
+from gpt2.training.optimizer_state import restore_optimizers
 from gpt2.training.pace import Pace
 from gpt2.training.saver import Saver
-from gpt2.training.trainer import Plan, Trainer, restore_optimizers
+from gpt2.training.trainer import Plan, Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ def run(job: Job) -> None:
             step_seed=lambda step: derive_seed(train.seed, "dropout", step),
             autocast=precision,
             without_sum=laid_out.without_sum,
+            independent=laid_out.independent,
         ),
         started=job.started,
         world=world,
@@ -114,7 +117,8 @@ def run(job: Job) -> None:
 
     def validate() -> float:
         size = 2 * trainer.micro_batch_size
-        return mean_loss(laid_out.forward, _share(task.validation(size), world), precision, world.sum)
+        batches = trainer.heeding(_share(task.validation(size), world))
+        return mean_loss(laid_out.forward, batches, precision, world.sum)
 
     lines = task.references(validate if trainer.step == 0 else None)
 
@@ -136,7 +140,8 @@ def run(job: Job) -> None:
         if until is not None:
             changed = replanned(Settings.model_validate(job.record["settings"]), step, until)
             job.record["settings"] = changed.model_dump(mode="json")
-            standing.write(folder, world, "run.json", job.record)
+            if world.is_main:
+                standing.write(folder, "run.json", job.record)
             trainer.schedule = build_schedule(changed.schedule, until)
             display.change_steps(until)
         return until
@@ -149,8 +154,9 @@ def run(job: Job) -> None:
         )
 
     saver = Saver(failed)
-    metrics = MetricsFile(folder / "metrics.jsonl", keep_to_step=trainer.step) if world.is_main else None
-    samples = LinesFile(folder / "samples.jsonl", keep_to_step=trainer.step) if world.is_main else None
+    told = progress.told(trainer.step)
+    metrics = MetricsFile(folder / "metrics.jsonl", keep_to_step=told) if world.is_main else None
+    samples = LinesFile(folder / "samples.jsonl", keep_to_step=told) if world.is_main else None
     texts = fixed_texts(model.config, prepared.tokenizer)
     unsaved: str | None = None
     """Why the last checkpoint could not be written, if it could not."""
@@ -204,7 +210,7 @@ def run(job: Job) -> None:
         progress.restore(state["progress"])
         for file in (metrics, samples):
             if file is not None:
-                file.cut_back(trainer.step)
+                file.cut_back(progress.told(trainer.step))
         return trainer.step
 
     rhythm = Rhythm(train.steps, train.eval_every, train.save_every, train.patience)
@@ -220,11 +226,20 @@ def run(job: Job) -> None:
         if unsaved is not None and outcome != "preempted":
             outcome = "failed"
             world.from_main(functools.partial(standing.refuse, folder, unsaved))
+    except (KeyboardInterrupt, Signalled) as signalled:  # the second: it waits for nothing
+        outcome = "preempted"
+        say(f"Stopped at once. {standing.left(folder)} Go on with: gpt2 train --resume {folder}", style="bold")
+        raise SystemExit(signalled.code if isinstance(signalled, Signalled) else 130) from None
     except Exception as error:
         saver.settle()  # what is being written is whole before the process ends
-        if not is_out_of_memory(error):
-            raise
-        raise _out_of_memory(job, trainer) from None
+        if is_out_of_memory(error):
+            raise _out_of_memory(job, trainer) from None
+        if world.size > 1 and lost_another(error):
+            raise RunError(
+                f"Another process has ended in the middle of step {trainer.step + 1}. {standing.left(folder)}",
+                "Why it did, it has said itself.",
+            ) from None
+        raise
     finally:
         for file in (metrics, samples):
             if file is not None:
@@ -238,15 +253,13 @@ def run(job: Job) -> None:
         if unsaved is None:
             say(f"Stopped at step {trainer.step:,} and saved. Go on with: gpt2 train --resume {folder}", style="bold")
         else:
-            newest = standing.step_on_disk(folder)
-            there = f"The checkpoint of step {newest:,} is intact" if newest else "There is no checkpoint yet"
-            warn(f"Stopped at step {trainer.step:,}, but not saved. {unsaved} {there}.")
+            warn(f"Stopped at step {trainer.step:,}, but not saved. {unsaved} {standing.left(folder)}")
             say(f"Go on from there, when that is mended: gpt2 train --resume {folder}", style="bold")
         if settings.schedule.name != "constant":
             say(f"Or bring the learning rate down now: gpt2 train --finish {folder} --train.minutes 3")
         raise SystemExit(128 + (stop.received or signal.SIGTERM))
     if world.is_main:
-        task.conclude(model, outcome, lines, trainer.step)
+        task.conclude(model, outcome, lines, trainer.step, job.started)
         showing.say_if_late(job.started, job.deadline)
 
 
@@ -257,20 +270,31 @@ def _task(job: Job) -> Task:
 
 
 def _shrink(job: Job, micro_batch_size: int) -> None:
-    """Memory ended: smaller micro-batches from here on, in run.json too, so that a resumed run has the same."""
-    job.record["settings"]["train"]["micro_batch_size"] = micro_batch_size
-    standing.write(job.folder, job.world, "run.json", job.record)
-    warn(f"Memory ended. The step is made again, with {micro_batch_size} sequences at once; the batch stays as it is.")
+    """Memory ended: smaller micro-batches from here on."""
+    if job.world.is_main:
+        _keep_micro_batch(job, micro_batch_size)
+    warn(f"Memory ended. The step is made again, with {micro_batch_size} at once; the batch stays as it is.")
+
+
+def _keep_micro_batch(job: Job, size: int) -> None:
+    """In run.json, so that a resumed run has the same."""
+    job.record["settings"]["train"]["micro_batch_size"] = size
+    standing.write(job.folder, "run.json", job.record)
 
 
 def _out_of_memory(job: Job, trainer: Trainer) -> RunError:
-    newest = checkpoint.pointed(job.folder, "last")
-    return RunError(
-        f"Memory ended at step {trainer.step + 1}, with {trainer.micro_batch_size} sequence(s) of "
-        f"{job.settings.model.context_length} tokens at once in each process. "
-        + (f"{newest} is intact." if newest else "There is no checkpoint yet."),
-        "Choose a smaller --train.micro-batch-size; if that is 1, a smaller --model.context-length or --model.preset.",
+    """Memory ended where the step could not be made again. Any process may find that."""
+    size = trainer.micro_batch_size
+    what = (
+        f"Memory ended at step {trainer.step + 1}, with {size} × {job.settings.model.context_length} tokens at once in "
+        f"each process (--train.micro-batch-size {size}). {standing.left(job.folder)}"
     )
+    if size == 1:
+        return RunError(what, "Choose a smaller --model.context-length or --model.preset.")
+    half = (size + 1) // 2
+    _keep_micro_batch(job, half)
+    more = f"gpt2 train --resume {job.folder}"
+    return RunError(what, f"Go on with --train.micro-batch-size {half}, which stands in run.json now: {more}")
 
 
 def _share(batches: Iterator[tuple[Tensor, Tensor, int]], world: World) -> Iterator[tuple[Tensor, Tensor, int]]:

@@ -12,7 +12,7 @@ import torch
 
 from gpt2.config.gpus import find_gpu
 from gpt2.config.schema import OptimSettings, Settings
-from gpt2.console import say, table, warn
+from gpt2.console import counted, say, table, warn
 from gpt2.corpus.doctor import Report
 from gpt2.corpus.prepare import Prepared
 from gpt2.corpus.shards import TokenShards
@@ -34,15 +34,16 @@ from gpt2.training.plots import plot_run
 def announce(settings: Settings, report: Report, device: torch.device, world: World, validation: TokenShards) -> None:
     """One paragraph: what is about to be trained, on what, for how long."""
     sizes, train = settings.model, settings.train
+    assert sizes.n_layer and sizes.n_head and train.steps, "resolve the training first"
     where = (
         f"{device}" if world.size == 1 else f"{world.size} processes ({settings.distributed.strategy}), {device.type}"
     )
     say(
-        f"Model: GPT-2 with {sizes.n_layer} layers, {sizes.n_head} heads, width {sizes.n_embd}, context "
-        f"{sizes.context_length}: {report.parameters:,} parameters. Training: {train.steps:,} steps of "
-        f"{train.batch_size} × {sizes.context_length} tokens ({report.epochs:.1f} epochs), "
-        f"{rates(settings.optim)}, {settings.schedule.name}, dropout {sizes.dropout:g}, weight decay "
-        f"{settings.optim.weight_decay:g}, {train.precision} on {where}.",
+        f"Model: GPT-2 with {counted(sizes.n_layer, 'layer')}, {counted(sizes.n_head, 'head')}, width {sizes.n_embd}, "
+        f"context {sizes.context_length}: {report.parameters:,} parameters. Training: "
+        f"{counted(train.steps, 'step')} of {train.batch_size} × {sizes.context_length} tokens "
+        f"({report.epochs:.1f} epochs), {rates(settings.optim)}, {settings.schedule.name}, dropout "
+        f"{sizes.dropout:g}, weight decay {settings.optim.weight_decay:g}, {train.precision} on {where}.",
         style="dim",
     )
     if len(validation) > train.eval_tokens:
@@ -102,7 +103,8 @@ class Curves:
     def __init__(self, folder: Path, settings: Settings, prepared: Prepared, lines: Mapping[str, float]) -> None:
         self._folder, self._lines = folder, lines
         sizes = settings.model
-        self._title = f"{folder.name}: GPT-2, {sizes.n_layer} layers, width {sizes.n_embd}, {prepared.stats.tokenizer}"
+        layers = counted(sizes.n_layer or 0, "layer")
+        self._title = f"{folder.name}: GPT-2, {layers}, width {sizes.n_embd}, {prepared.stats.tokenizer}"
         self._not_before = -math.inf
         self.outdated = False
         """Whether a validation was passed over since they were drawn."""
@@ -131,10 +133,17 @@ def say_if_late(started: float, deadline: float | None) -> None:
         warn(f"It took {took:,.0f} s, not the {deadline - started:,.0f} s of --train.minutes: they were too few.")
 
 
-def speed(settings: Settings, config: GPT2Config, records: list[Record]) -> list[tuple[str, str]]:
-    """Tokens a second of the middle step; on a GPU whose peak is known, also what share of it that is."""
+def speed(settings: Settings, config: GPT2Config, records: list[Record], started: float) -> list[tuple[str, str]]:
+    """The time of the whole command, and of those that it goes on from; tokens a second of the middle step.
+
+    On a GPU whose peak is known, also what share of it that is.
+    """
+    before = elapsed(records)[-1] - records[-1].seconds
     speed = statistics.median(record.tokens_per_second for record in records)
-    rows = [("tokens a second, median of steps", f"{speed:,.0f}")]
+    rows = [
+        ("time, with set-up and validations", f"{before + time.monotonic() - started:,.0f} s"),
+        ("tokens a second, median of steps", f"{speed:,.0f}"),
+    ]
     gpu = find_gpu(torch.cuda.get_device_name()) if settings.train.device.startswith("cuda") else None
     if gpu is not None:
         share = speed * flops_per_token(config) / (gpu.peak * settings.distributed.processes)
@@ -143,7 +152,14 @@ def speed(settings: Settings, config: GPT2Config, records: list[Record]) -> list
 
 
 def conclude(
-    folder: Path, settings: Settings, config: GPT2Config, prepared: Prepared, outcome: str, lines: Baselines, step: int
+    folder: Path,
+    settings: Settings,
+    config: GPT2Config,
+    prepared: Prepared,
+    outcome: str,
+    lines: Baselines,
+    step: int,
+    started: float,
 ) -> None:
     """How it ended, what it means, what to do next. The best is the best that is on disk."""
     stats = prepared.stats
@@ -157,8 +173,7 @@ def conclude(
         ("its bits a byte", f"{bits_per_byte(best, stats.validation.tokens, stats.validation.text_bytes):.3f}"),
         ("bigram, unigram, uniform loss", f"{lines.bigram:.3f}, {lines.unigram:.3f}, {lines.uniform:.3f}"),
         ("its step", f"{best_step:,} of {step:,}"),
-        ("time", f"{elapsed(records)[-1]:,.0f} s"),
-        *speed(settings, config, records),
+        *speed(settings, config, records, started),
     ]
     table(f"Run {folder.name}, {outcome}", rows, ("", ""))
     known = {

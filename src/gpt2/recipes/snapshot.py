@@ -19,7 +19,8 @@ from gpt2.tokenizer.layout import CONFIG_FILE
 from gpt2.tokenizer.roles import roles_of
 from gpt2.training import checkpoint
 from gpt2.training.fit import Progress
-from gpt2.training.trainer import Trainer, optimizer_tensors
+from gpt2.training.optimizer_state import optimizer_tensors
+from gpt2.training.trainer import Trainer
 from gpt2.weights.huggingface import export_tensors, hf_config, hf_generation_config, load_model
 
 LEARNED = "learned.safetensors"

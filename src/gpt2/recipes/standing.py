@@ -53,15 +53,20 @@ def step_on_disk(folder: Path) -> int:
     return checkpoint.step_of(there[-1]) or 0 if there else 0
 
 
+def left(folder: Path) -> str:
+    """In a sentence, what of the run is on the disk."""
+    step = step_on_disk(folder)
+    return f"The checkpoint of step {step:,} is intact." if step else "There is no checkpoint yet."
+
+
 def write_state(folder: Path, world: World, status: str, step: int) -> None:
     """run_state.json: how the run stands, for whoever watches it."""
-    write(folder, world, "run_state.json", {"status": status, "step": step})
+    if world.is_main:
+        write(folder, "run_state.json", {"status": status, "step": step})
 
 
-def write(folder: Path, world: World, name: str, value: dict[str, Any]) -> None:
+def write(folder: Path, name: str, value: dict[str, Any]) -> None:
     """Write one of the run's files. Where the disk refuses it, the one before stays: no reason to lose the run."""
-    if not world.is_main:
-        return
     try:
         write_json(folder / name, value)
     except OSError as error:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gpt2.chat.template import RoleFormat
 from gpt2.config.schema import Settings, TuningSettings
-from gpt2.console import say, table
+from gpt2.console import counted, say, table
 from gpt2.corpus.prepare import Prepared
 from gpt2.corpus.shards import TokenShards
 from gpt2.data.conversations import ConversationLoader, ConversationRows, answer_targets, conversation_batches
@@ -35,7 +35,7 @@ from gpt2.tokenizer.roles import roles_of
 from gpt2.tokenizer.store import load_tokenizer
 from gpt2.training import checkpoint
 from gpt2.training.loss import NextTokenLoss
-from gpt2.training.metrics import elapsed, read_metrics
+from gpt2.training.metrics import read_metrics
 from gpt2.training.preference import PreferenceLoss
 from gpt2.weights.grow import with_more_ids
 from gpt2.weights.huggingface import load_model
@@ -147,9 +147,10 @@ class Tuning:
             learned = f"The better one of two answers is to become likelier (DPO, beta {self.tuning.beta:g})."
         replay = f"; {self.tuning.replay:.1%} of the rows are the base's own text" if self.tuning.replay else ""
         say(
-            f"Tuning {_seen_from_here(self.tuning.origin)}: {size}. {steps:,} steps of "
-            f"{train.batch_size} rows ({steps / batches:.1f} epochs){replay}; {showing.rates(self.settings.optim)}, "
-            f"{self.settings.schedule.name}, {train.precision} on {device}. {learned}",
+            f"Tuning {_seen_from_here(self.tuning.origin)}: {size}. {counted(steps, 'step')} of "
+            f"{counted(train.batch_size, 'row')} ({steps / batches:.1f} epochs){replay}; "
+            f"{showing.rates(self.settings.optim)}, {self.settings.schedule.name}, "
+            f"{train.precision} on {device}. {learned}",
             style="dim",
         )
 
@@ -186,7 +187,7 @@ class Tuning:
         say(f"step {step}: {shown[0][:100]} → {shown[1][:160]}", style="dim italic")
         return {"step": step, "prompt": prompt, "text": text}
 
-    def conclude(self, model: GPT2, outcome: str, references: Mapping[str, float], step: int) -> None:
+    def conclude(self, model: GPT2, outcome: str, references: Mapping[str, float], step: int, started: float) -> None:
         """The answers' loss before and after, what became of the base's text, and what to do next."""
         best_folder = checkpoint.pointed(self.folder, "best")
         best = checkpoint.validation_loss(best_folder) if best_folder else math.inf
@@ -206,8 +207,7 @@ class Tuning:
             rows += [("loss on the base's text, before and after", f"{losses[0]:.3f}, {losses[1]:.3f}")]
         rows += [
             ("at step", f"{best_step:,} of {step:,}"),
-            ("time", f"{elapsed(records)[-1]:,.0f} s"),
-            *showing.speed(self.settings, model.config, records),
+            *showing.speed(self.settings, model.config, records, started),
         ]
         table(f"Run {self.folder.name}, {outcome}", rows, ("best checkpoint", ""))
         say(f"Curves: {self.folder}/loss.png   Weights: {self.folder}/best (a Hugging Face folder)")

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from gpt2.errors import RunError
 from gpt2.training.guard import DivergedError
 from gpt2.training.metrics import Record
-from gpt2.training.trainer import Trainer
+from gpt2.training.trainer import StopWished, Trainer
 
 Outcome = Literal["completed", "stopped early", "preempted"]
 ROLLBACKS_AT_MOST = 3
@@ -35,6 +35,16 @@ class Rhythm:
     patience: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """A validation that is due and not yet made: one that is broken off is made by whoever goes on with the run."""
+
+    record: Record
+    """Of the step before it; it is not told to anyone without its validation loss."""
+    halts: bool
+    """Whether the run is also looked at and saved then."""
+
+
 @dataclass(slots=True)
 class Progress:
     """What the loop remembers from one validation to the next; saved with each checkpoint."""
@@ -49,6 +59,11 @@ class Progress:
     train_count: int = 0
     """Sum and number of the training losses since the last stop."""
     rollbacks: int = 0
+    owed: Owed | None = None
+
+    def told(self, step: int) -> int:
+        """The last step, of so many, whose lines are in the run's files."""
+        return step if self.owed is None else step - 1
 
     def note(self, step: int, val_loss: float) -> None:
         """Remember a validation."""
@@ -69,29 +84,37 @@ class Progress:
             setattr(self, name, value)
         self.best_loss = math.inf if values["best_loss"] is None else values["best_loss"]
         self.validations = [(int(step), float(train), float(val)) for step, train, val in values["validations"]]
+        owed = values.get("owed")
+        self.owed = None if owed is None else Owed(Record(**owed["record"]), owed["halts"])
 
 
 def overfitting(progress: Progress) -> str | None:
-    """In words, when it begins: validation has been getting worse for three stops while training gets better."""
-    if len(progress.validations) < 4:
+    """In words, when it begins: validation has been getting worse for three stops while training gets better.
+
+    And when it turns out to have been none: validation has got better than ever since.
+    """
+    step, train, val = progress.validations[-1]
+    if progress.warned and progress.since_best == 0:
+        progress.warned = False
+        return f"The validation loss is at its lowest again: {val:.3f} at step {step}. That was no overfitting so far."
+    train_before = progress.validations[-4:][0][1]
+    if progress.warned or progress.since_best < 3 or val < 1.005 * progress.best_loss or train >= train_before:
         return None
-    (_, train_before, _), *_, (step, train, val) = progress.validations[-4:]
-    if progress.since_best < 3 or val < 1.005 * progress.best_loss or train >= train_before:
-        return None
+    progress.warned = True
     return (
-        f"Overfitting has begun: since step {progress.best_step} the validation loss rose from "
-        f"{progress.best_loss:.3f} to {val:.3f} (step {step}) while the training loss fell to {train:.3f}. "
-        f"The model is learning its text by heart. The checkpoint of step {progress.best_step} is kept as `best`. "
-        "More text helps most; then more --model.dropout, a smaller --model.preset, or fewer steps."
+        f"This looks like overfitting: since step {progress.best_step} the validation loss rose from "
+        f"{progress.best_loss:.3f} to {val:.3f} (step {step}) while the training loss fell from {train_before:.3f} to "
+        f"{train:.3f}. The checkpoint of step {progress.best_step} stays `best`. If it goes on like this, more text "
+        "helps most; then more --model.dropout, a smaller --model.preset, or fewer steps."
     )
 
 
-def passed_over(step: int, batches: int) -> str:
-    """In words, that batches did not reach the weights."""
+def passed_over(step: int, batches: int, why: str) -> str:
+    """In words, that batches did not reach the weights, and why the last of them did not."""
     which = "A batch was" if batches == 1 else f"{batches} batches were"
     return (
-        f"{which} passed over before step {step}: a loss or gradient that is no number, or far above all before. This "
-        "is harmless if it is rare; if it is not, halve the rate (--optim.lr, --optim.matrix-lr)."
+        f"{which} passed over before step {step}: {why}. The next was taken in its place. This is harmless if it is "
+        "rare; if it is not, halve the rate (--optim.lr, --optim.matrix-lr)."
     )
 
 
@@ -110,6 +133,8 @@ def fit(
 ) -> Outcome:
     """Train to the last step, or until patience ends or a stop is wished. In each case the state is saved.
 
+    A stop does not wait for a validation: it is broken off, and the run that goes on begins with it.
+
     Every `eval_every` steps the whole validation part is measured, and at the end of every epoch of at least
     `LEAST_EPOCH` steps. At the former (and at the latter, where an epoch is no shorter than `eval_every`) it is also
     looked at and saved: on a few pages a plot and a checkpoint for each epoch would take longer than the training.
@@ -119,7 +144,7 @@ def fit(
         rhythm: when to do what.
         progress: what is remembered; changed in place.
         trackers: get each record.
-        validate: → mean validation loss.
+        validate: → mean validation loss; raises `StopWished`, where a stop is.
         look: shows the run at this record: sample text, plots.
         save: writes a checkpoint, given the validation loss at this step, where it was measured, and whether training
             ends here: then it does not return before it knows whether that could be written.
@@ -134,20 +159,18 @@ def fit(
     """
     if rhythm.patience is not None and progress.since_best >= rhythm.patience:
         return "stopped early"  # it was cut off after its last save, before it could say so
-    while trainer.step < rhythm.steps:
-        epoch_before = math.floor(trainer.epoch)
+    while progress.owed is not None or trainer.step < rhythm.steps:
         try:
-            record = trainer.train_step()
-            step = record.step
-            rhythm.steps = replan(step, rhythm.steps) or rhythm.steps
-            before = time.monotonic()
-            epoch_ended = math.floor(trainer.epoch) > epoch_before
-            regular = step % rhythm.eval_every == 0 or step == rhythm.steps
-            stop_here = regular or (epoch_ended and step / trainer.epoch >= rhythm.eval_every)
-            if stop_here or (epoch_ended and step / trainer.epoch >= LEAST_EPOCH):
+            record = _step(trainer, rhythm, progress, replan, notify) if progress.owed is None else progress.owed.record
+            step, owed, before = record.step, progress.owed, time.monotonic()
+            if owed is not None:
+                record.seconds = trainer.seconds  # of this command
                 record.val_loss = validate()
                 if not math.isfinite(record.val_loss):
                     raise DivergedError(f"At step {step} the validation loss is {record.val_loss:g}.")
+        except StopWished:
+            save(None, True)
+            return "preempted"
         except DivergedError as error:
             rolled_back = progress.rollbacks
             back = roll_back() if rolled_back < ROLLBACKS_AT_MOST else None
@@ -160,17 +183,14 @@ def fit(
             progress.rollbacks = rolled_back + 1
             notify(f"{error} Going back to the checkpoint of step {back}, and on with the data after this.")
             continue
-        if record.skipped:
-            notify(passed_over(record.step, record.skipped))
+        progress.owed = None
         progress.train_sum += record.train_loss
         progress.train_count += 1
         for tracker in trackers:
             tracker.log(record)
-        if record.val_loss is not None and stop_here:
+        if record.val_loss is not None and owed is not None and owed.halts:
             progress.note(step, record.val_loss)
-            words = overfitting(progress)
-            if words and not progress.warned:
-                progress.warned = True
+            if words := overfitting(progress):
                 notify(words)
             look(record)  # before the checkpoint: what a resumed run finds beyond its step, it makes again
             out_of_patience = rhythm.patience is not None and progress.since_best >= rhythm.patience
@@ -184,3 +204,25 @@ def fit(
         if trainer.stop_wished and step < rhythm.steps:
             return "preempted"
     return "completed"
+
+
+def _step(
+    trainer: Trainer,
+    rhythm: Rhythm,
+    progress: Progress,
+    replan: Callable[[int, int], int | None],
+    notify: Callable[[str], None],
+) -> Record:
+    """One step; where a validation is due after it, that is owed from now on."""
+    epoch_before = math.floor(trainer.epoch)
+    record = trainer.train_step()
+    step = record.step
+    if record.skipped:
+        notify(passed_over(step, record.skipped, trainer.objection))
+    rhythm.steps = replan(step, rhythm.steps) or rhythm.steps
+    epoch_ended = math.floor(trainer.epoch) > epoch_before
+    regular = step % rhythm.eval_every == 0 or step == rhythm.steps
+    halts = regular or (epoch_ended and step / trainer.epoch >= rhythm.eval_every)
+    if halts or (epoch_ended and step / trainer.epoch >= LEAST_EPOCH):
+        progress.owed = Owed(record, halts)
+    return record

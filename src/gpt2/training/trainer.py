@@ -2,18 +2,28 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from gpt2.distributed import World, like, whole
+from gpt2.distributed import World, whole
 from gpt2.optim.optimizer import Optimizer
 from gpt2.runtime import is_out_of_memory
 from gpt2.training.guard import PASSED_OVER_AT_MOST, DivergedError, Guard
 from gpt2.training.metrics import Record
+
+T = TypeVar("T")
+
+
+class StopWished(Exception):  # noqa: N818 - nothing has gone wrong
+    """What was going on is broken off: the run is to stop."""
+
+
+class _EndedElsewhere(Exception):  # noqa: N818 - nothing has gone wrong here
+    """Memory has ended in another process."""
 
 
 class Loader(Protocol):
@@ -52,6 +62,8 @@ class Plan:
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     without_sum: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     """While active, backward leaves gradients unsummed between processes."""
+    independent: bool = False
+    """Whether each process computes without the others until gradients are summed, so that it can begin anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +121,17 @@ class Trainer:
         self.micro_batch_size = plan.micro_batch_size
         """Sequences in memory at once: halved where memory ends."""
         self.stop_wished = False
-        """Whether any process had been asked to stop by the end of the last step: the same in all of them."""
+        """Whether any process has been asked to stop, as of the last time that all looked: the same in all of them."""
+        self.objection = ""
+        """To the last batch that was passed over, in words."""
         self.step = 0
         self.tokens = 0
         self.epoch = loader.epoch
         """Passes over the data that have reached the weights, a fraction."""
         self.device = next(model.parameters()).device
         self._ahead: _Batch | None = None
+        self._summing = False
+        """Whether gradients are being summed: the others wait for this process's."""
         self._loader_state = loader.state()
 
     def train_step(self) -> Record:
@@ -139,6 +155,7 @@ class Trainer:
             if objection is None:
                 break
             self._forget_gradient()
+            self.objection = objection
             skipped += 1
             if skipped > PASSED_OVER_AT_MOST:
                 raise DivergedError(f"At step {self.step + 1} {objection}, for {skipped} batches in a row.")
@@ -149,13 +166,31 @@ class Trainer:
             step=self.step,
             epoch=round(self.epoch, 4),
             tokens=self.tokens,
-            seconds=round(time.monotonic() - self.started, 3),
+            seconds=self.seconds,
             train_loss=loss,
             lr=rate,
             grad_norm=norm,
             tokens_per_second=round(tokens / (time.perf_counter() - began), 1),
             skipped=skipped or None,
         )
+
+    @property
+    def seconds(self) -> float:
+        """Since the command began."""
+        return round(time.monotonic() - self.started, 3)
+
+    def heeding(self, batches: Iterable[T]) -> Iterator[T]:
+        """Batches of something else than steps; before each, all processes look whether one of them is to stop.
+
+        Raises:
+            StopWished: one is. In all of them at the same batch: they may be computing together.
+        """
+        for batch in batches:
+            # On the CPU, whatever the device: its queue is not waited for.
+            self.stop_wished = self.stop_wished or self.world.sum(torch.tensor(float(self.wish()))).item() > 0
+            if self.stop_wished:
+                raise StopWished
+            yield batch
 
     def _fetch(self) -> _Batch:
         inputs, targets = self.loader.next_batch()  # (B/W, T)
@@ -167,20 +202,43 @@ class Trainer:
         return _Batch(inputs, targets, self.loader.state(), self.loader.epoch)
 
     def _gradient_that_fits(self, batch: _Batch) -> tuple[float, float, float, int]:
-        """`_gradient`; where memory ends on the way, once more from the batch's beginning in halved micro-batches."""
+        """`_gradient`; where memory ends on the way, once more from the batch's beginning in halved micro-batches.
+
+        Of several processes all begin again, if memory ends in one before gradients are summed. It is most likely to:
+        at the end of the last forward pass, when all processes meet, there are as many activations as ever.
+        """
         while True:
+            self._summing = False
             try:
                 return self._gradient(batch)
+            except _EndedElsewhere:
+                pass
             except RuntimeError as error:
-                # Several processes would have to begin again together; the others wait in the middle of a sum.
-                if not is_out_of_memory(error) or self.micro_batch_size == 1 or self.world.size > 1:
+                together = self.world.size > 1 and (self._summing or not self.plan.independent)
+                if not is_out_of_memory(error) or self.micro_batch_size == 1 or together:
                     raise
+                self._meet(1)
             # Outside of the handler: the error holds the frames, and they the activations.
+            if self.world.size > 1:
+                self._sum_of_little(batch)
             self._forget_gradient()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self.micro_batch_size = (min(self.micro_batch_size, len(batch.inputs)) + 1) // 2
             self.shrunk(self.micro_batch_size)
+
+    def _meet(self, ended: int) -> int:
+        """In how many processes memory has ended on the way to the sum of gradients; each says so of itself."""
+        if not self.plan.independent:
+            return 0
+        # On the CPU, whatever the device: its queue is not waited for.
+        return int(self.world.sum(torch.tensor(ended)).item())
+
+    def _sum_of_little(self, batch: _Batch) -> None:
+        """A sum of gradients that takes next to no memory: where the last forward pass was begun, one is due."""
+        with self.plan.autocast():
+            total, _ = self.objective(batch.inputs[:1], batch.targets[:1])
+        total.backward()
 
     def _forget_gradient(self) -> None:
         for optimizer in self.optimizers:
@@ -200,6 +258,10 @@ class Trainer:
             with contextlib.nullcontext() if last else self.plan.without_sum():
                 with self.plan.autocast():
                     total, counted = self.objective(batch.inputs[part], batch.targets[part])
+                if last:
+                    if self._meet(0):
+                        raise _EndedElsewhere
+                    self._summing = True
                 (total / share).backward()
             sums[0] += total.detach()
             sums[1] += counted
@@ -249,35 +311,3 @@ class Trainer:
         self.restore(state)
         self.loader.restore(position)
         self._loader_state, self.epoch = self.loader.state(), self.loader.epoch
-
-
-def optimizer_tensors(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
-    """The optimizers' state as named tensors, `WEIGHT/KEY`, for a file without pickle; copies on the CPU.
-
-    Where processes hold shares of it, they must all call this.
-    """
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"{names[parameter]}/{key}": whole(value).detach().to("cpu", copy=True).contiguous()
-        for optimizer in optimizers
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-    }
-
-
-def restore_optimizers(model: nn.Module, optimizers: Sequence[Optimizer], tensors: Mapping[str, Tensor]) -> None:
-    """Put named tensors back into optimizers over the same weights."""
-    parameters = dict(model.named_parameters())
-    keeper = {p: optimizer for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-    for optimizer in optimizers:
-        optimizer.state.clear()
-    for name, tensor in tensors.items():
-        weight, _, key = name.rpartition("/")
-        parameter = parameters[weight]
-        # A counter of steps lies where the optimizer keeps it, moments beside their weight. Cloned, because the tensors
-        # of a safetensors file are views of one buffer.
-        if tensor.dim() == 0:
-            value = tensor.clone().to(parameter.device if keeper[parameter].counts_beside_weights else "cpu")
-        else:
-            value = like(tensor.clone().to(parameter.device), parameter)
-        keeper[parameter].state[parameter][key] = value
