@@ -57,11 +57,6 @@ def say(message: str, style: str = "") -> None:
     _line(console(), Text(message, style=style))
 
 
-def counted(number: int, noun: str) -> str:
-    """So many things, in words."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
 def listing(rows: Iterable[tuple[str, str]]) -> None:
     """Print names and, beside them, what they mean; a meaning of several lines stays in its column."""
     drawn = Table.grid(padding=(0, 2))
