@@ -136,6 +136,8 @@ class Spread:
     """While active, backward keeps gradients to this process: for all micro-batches but the last."""
     independent: bool = False
     """Whether all but that sum is computed without the other processes."""
+    release: Callable[[], None] = lambda: None
+    """Forget gathered weights that a pass without backward has left: they are about to change."""
 
 
 def spread(
@@ -195,7 +197,7 @@ def spread(
         finally:
             sharded.set_requires_gradient_sync(True)
 
-    return Spread(model, without_sum)
+    return Spread(model, without_sum, release=sharded.reshard)
 
 
 def lost_another(error: BaseException) -> bool:

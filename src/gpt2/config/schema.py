@@ -191,6 +191,11 @@ class ScheduleSettings(Section):
         json_schema_extra=NOT_TYPED,
     )
     cooldown: Share = Field(default=0.4, description="share of the run that decays (wsd only)")
+    average: Share = Field(
+        default=0.0,
+        description="validate, save and use the weights' mean over about this share of the steps so far, such as 0.25, "
+        "in place of the last ones; 0: the last ones",
+    )
 
 
 class LoraSettings(Section):

@@ -9,7 +9,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
+
+MEAN = "mean"
+"""What is kept for a weight under this name is its mean over steps; or, where the two are exchanged, itself."""
 
 
 class Optimizer(ABC):
@@ -34,6 +38,26 @@ class Optimizer(ABC):
     @abstractmethod
     def step(self) -> None:
         """One update of all weights that have a gradient."""
+
+    @torch.no_grad()
+    def take_into_means(self, share: float) -> None:
+        """Move each weight's mean by this share of the way to where the weight stands; a new one all the way."""
+        old = [(state[MEAN], weight) for weight, state in self.state.items() if MEAN in state]
+        for weight, state in self.state.items():
+            if MEAN not in state:
+                state[MEAN] = weight.detach().clone()
+        if old:
+            means, weights = zip(*old, strict=True)
+            torch._foreach_lerp_(means, weights, share)  # pyright: ignore[reportPrivateImportUsage]
+
+    @torch.no_grad()
+    def exchange_means(self) -> None:
+        """Put the means where the weights are, and those in their place; once more undoes it."""
+        for weight, state in self.state.items():
+            if MEAN in state:
+                kept = weight.detach().clone()
+                weight.copy_(state[MEAN])
+                state[MEAN].copy_(kept)
 
     def zero_grad(self) -> None:
         """Forget the gradients."""

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: nothing to save, nothing to restore."""
+"""The learning rate, and what of a step its weights' mean takes, as pure functions of the step: nothing to save."""
 
 import math
 from collections.abc import Callable
@@ -45,6 +45,20 @@ def _planned(step: int, steps: int, settings: ScheduleSettings) -> float:
     progress = min(1.0, (step - decay_from + 1) / (steps - decay_from + 1))  # the last step still moves
     fall = 0.5 * (1 + math.cos(math.pi * progress)) if settings.name == "cosine" else 1 - progress
     return settings.final + (1 - settings.final) * fall
+
+
+def mean_share(step: int, settings: ScheduleSettings) -> float:
+    """How far the mean of the weights moves to where they stand after an optimizer step; 0: there is no mean.
+
+    A share of `average`·t steps, t the steps so far: weights of the past count as a power of their step, 1/average - 1
+    (polynomial-decay averaging, Shamir & Zhang 2013, section 4). So the mean is over about the last part of the run,
+    wherever it stands, and needs not know its end.
+
+    Args:
+        step: the step that has been made, 1 after the first.
+        settings: `average` and where the run begins.
+    """
+    return min(1.0, 1 / (settings.average * max(1, step - settings.begins))) if settings.average else 0.0
 
 
 def build_schedule(settings: ScheduleSettings, steps: int) -> Callable[[int], float]:

@@ -22,7 +22,7 @@ from gpt2.errors import RunError
 from gpt2.evaluation.loss import mean_loss
 from gpt2.files import read_json, sweep_temporaries
 from gpt2.optim.build import build_optimizers
-from gpt2.optim.schedule import build_schedule
+from gpt2.optim.schedule import build_schedule, mean_share
 from gpt2.recipes import showing, standing
 from gpt2.recipes.pretraining import Pretraining, Task
 from gpt2.recipes.snapshot import expected_bytes, fixed_texts, lend, restore_weights, snapshot
@@ -102,6 +102,7 @@ def run(job: Job) -> None:
         world=world,
         wish=lambda: stop.received is not None,
         shrunk=lambda size: _shrink(job, size),
+        averaging=functools.partial(mean_share, settings=settings.schedule),
     )
     progress = Progress()
     if job.resumed is not None:
@@ -109,8 +110,10 @@ def run(job: Job) -> None:
         trainer.restore(state["trainer"])
         progress.restore(state["progress"])
         restore_optimizers(model, optimizers, load_file(job.resumed / "training_state.safetensors"))
+        trainer.exchange()
 
-    world.from_main(lambda: standing.require_room(folder, expected_bytes(model, optimizers)))
+    expected = expected_bytes(model, optimizers, settings.schedule.average > 0)
+    world.from_main(lambda: standing.require_room(folder, expected))
     if world.is_main:  # a fork has no report either
         task.introduce(model, device, new=job.resumed is None or not (folder / "report.json").exists())
     shared = world.size > 1 and settings.distributed.strategy == "fsdp"  # no process holds the whole model
@@ -118,7 +121,11 @@ def run(job: Job) -> None:
     def validate() -> float:
         size = 2 * trainer.micro_batch_size
         batches = trainer.heeding(_share(task.validation(size), world))
-        return mean_loss(laid_out.forward, batches, precision, world.sum)
+        with trainer.averaged():
+            try:
+                return mean_loss(laid_out.forward, batches, precision, world.sum)
+            finally:
+                laid_out.release()
 
     lines = task.references(validate if trainer.step == 0 else None)
 
@@ -126,7 +133,8 @@ def run(job: Job) -> None:
 
     def look(entry: Record) -> None:
         if samples is not None and not shared:
-            line = task.sample(model, entry.step)
+            with trainer.averaged():
+                line = task.sample(model, entry.step)
             if line is not None:
                 samples.append(line)
         if world.is_main:
@@ -207,6 +215,7 @@ def run(job: Job) -> None:
         restore_weights(model, Path(found))
         restore_optimizers(model, optimizers, load_file(Path(found) / "training_state.safetensors"))
         trainer.pass_over(state["trainer"])
+        trainer.exchange()
         progress.restore(state["progress"])
         for file in (metrics, samples):
             if file is not None:

@@ -42,11 +42,12 @@ def snapshot(
     """
     model = trainer.model
     assert isinstance(model, GPT2)
-    plain = merged(model)
-    weights = {name: whole(value).detach().to("cpu", copy=True) for name, value in plain.state_dict().items()}
-    own = [] if plain is model else [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    learned = {name: parameter.detach().to("cpu", copy=True) for name, parameter in own}
-    optimizer = optimizer_tensors(model, trainer.optimizers)
+    with trainer.averaged():  # so that the weights themselves stand among what the optimizers keep
+        plain = merged(model)
+        weights = {name: whole(value).detach().to("cpu", copy=True) for name, value in plain.state_dict().items()}
+        own = [] if plain is model else [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        learned = {name: parameter.detach().to("cpu", copy=True) for name, parameter in own}
+        optimizer = optimizer_tensors(model, trainer.optimizers)
     state = {"format": 1, "trainer": trainer.state(), "progress": progress.to_json()}
     texts = {**texts, "training_state.json": _text(state), "run.json": _text(record)}
 
@@ -84,19 +85,20 @@ def _text(value: Any) -> str:
 def lend(trainer: Trainer) -> None:
     """Take part in another process's `snapshot` with this one's shares, and keep nothing."""
     assert isinstance(trainer.model, GPT2)
-    for value in merged(trainer.model).state_dict().values():
-        whole(value)
-    for optimizer in trainer.optimizers:
-        for state in optimizer.state.values():
-            for value in state.values():
-                whole(value)
+    with trainer.averaged():
+        for value in merged(trainer.model).state_dict().values():
+            whole(value)
+        for optimizer in trainer.optimizers:
+            for state in optimizer.state.values():
+                for value in state.values():
+                    whole(value)
 
 
-def expected_bytes(model: nn.Module, optimizers: Sequence[Optimizer]) -> int:
+def expected_bytes(model: nn.Module, optimizers: Sequence[Optimizer], averaged: bool) -> int:
     """About how many bytes a checkpoint will take, known before the first step."""
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     kept = sum(
-        optimizer.copies * weight.numel() * weight.element_size()
+        (optimizer.copies + averaged) * weight.numel() * weight.element_size()
         for optimizer in optimizers
         for group in optimizer.param_groups
         for weight in group["params"]
@@ -105,7 +107,10 @@ def expected_bytes(model: nn.Module, optimizers: Sequence[Optimizer]) -> int:
 
 
 def restore_weights(model: GPT2, folder: Path) -> None:
-    """Put a checkpoint's weights into a model that is in use, however it is laid over processes."""
+    """Put a checkpoint's weights into a model that is in use, however it is laid over processes.
+
+    Those that are used: where the run keeps means, these, until the trainer's `exchange`.
+    """
     saved = load_file(folder / LEARNED) if (folder / LEARNED).exists() else load_model(folder).state_dict()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -91,6 +91,7 @@ class Trainer:
         world: the processes that train together.
         wish: whether this process has been asked to stop; see `stop_wished`.
         shrunk: is told of a smaller micro-batch.
+        averaging: step made → how far the weights' mean moves to where they stand; 0: none is kept.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Trainer:
         world: World | None = None,
         wish: Callable[[], bool] = lambda: False,
         shrunk: Callable[[int], None] = lambda size: None,
+        averaging: Callable[[int], float] = lambda step: 0.0,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -118,6 +120,7 @@ class Trainer:
         self.world = world or World()
         self.wish = wish
         self.shrunk = shrunk
+        self.averaging = averaging
         self.micro_batch_size = plan.micro_batch_size
         """Sequences in memory at once: halved where memory ends."""
         self.stop_wished = False
@@ -290,8 +293,26 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * rate
             optimizer.step()
+        if share := self.averaging(self.step + 1):
+            for optimizer in self.optimizers:
+                optimizer.take_into_means(share)
         self._forget_gradient()
         return self.optimizers[-1].param_groups[0]["lr"]
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While active, the model's weights are their mean, where one is kept: what is measured, shown and saved."""
+        self.exchange()
+        try:
+            yield
+        finally:
+            self.exchange()
+
+    def exchange(self) -> None:
+        """Put the weights' mean in their place, or back; `averaged` does both."""
+        if self.step and self.averaging(self.step):
+            for optimizer in self.optimizers:
+                optimizer.exchange_means()
 
     def state(self) -> dict[str, Any]:
         """What, beside weights and optimizers, continues the run from here; JSON values."""
