@@ -39,7 +39,7 @@ def rates(run: Path) -> list[float]:
 
 
 def stop_halfway(folder: Path) -> Path:
-    """Make a run of forty steps in a folder, and stop it after twenty."""
+    """Make a run of forty steps in a folder, and stop it after twenty and their validation."""
     train_step = Trainer.train_step
 
     def step_and_stop(self: Trainer) -> object:
@@ -51,6 +51,7 @@ def stop_halfway(folder: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as leaving:
         patch.chdir(folder)
         patch.setattr(Trainer, "train_step", step_and_stop)
+        patch.setattr(Trainer, "heeding", lambda self, batches: batches)
         main(["train", "notes.txt", "--run", "first", *OPTIONS])
     assert leaving.value.code == 143
     return folder / "runs/first"
