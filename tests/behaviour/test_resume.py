@@ -23,9 +23,9 @@ OPTIONS = (
     "--tokenizer", "bpe:300", "--model.n-layer", "2", "--model.n-head", "2", "--model.n-embd", "16",
     "--model.context-length", "16", "--model.dropout", "0.2", "--train.batch-size", "6",
     "--train.micro-batch-size", "4", "--train.steps", str(STEPS), "--train.eval-every", "5",
-    "--train.sample-tokens", "4", "--train.keep", "99",
+    "--train.sample-tokens", "4", "--train.keep", "99", "--schedule.average", "0.4",
 )  # fmt: skip
-"""Dropout and accumulation (4 + 2) are on, and an epoch ends in mid-batch."""
+"""Dropout, accumulation (4 + 2) and the mean of the weights are on, and an epoch ends in mid-batch."""
 
 
 @pytest.fixture

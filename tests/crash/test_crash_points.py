@@ -23,7 +23,7 @@ OPTIONS = (
     "--tokenizer", "bpe:300", "--model.n-layer", "1", "--model.n-head", "2", "--model.n-embd", "16",
     "--model.context-length", "16", "--model.dropout", "0.2", "--train.batch-size", "6",
     "--train.micro-batch-size", "4", "--train.steps", "6", "--train.eval-every", "2", "--train.keep", "1",
-    "--train.sample-tokens", "4",
+    "--train.sample-tokens", "4", "--schedule.average", "0.4",
 )  # fmt: skip
 """Three saves: one in the background, one that removes an old checkpoint, and the last, which is waited for."""
 

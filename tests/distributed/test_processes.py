@@ -24,7 +24,7 @@ OPTIONS = (
     "--tokenizer", "bpe:300", "--model.n-layer", "2", "--model.n-head", "2", "--model.n-embd", "16",
     "--model.context-length", "16", "--model.dropout", "0", "--train.batch-size", "8", "--train.micro-batch-size", "3",
     "--train.steps", "20", "--train.eval-every", "10", "--train.sample-tokens", "4", "--train.precision", "fp32",
-    "--train.device", "cpu",
+    "--train.device", "cpu", "--schedule.average", "0.4",
 )  # fmt: skip
 """Four windows a process, in micro-batches of three and one: gradients are summed once, after the last."""
 

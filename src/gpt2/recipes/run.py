@@ -36,6 +36,7 @@ from gpt2.runtime import (
 )
 from gpt2.signals import Signalled
 from gpt2.training import checkpoint
+from gpt2.training.averaging import Averaging
 from gpt2.training.display import Display
 from gpt2.training.fit import Outcome, Progress, Rhythm, fit
 from gpt2.training.guard import Guard
@@ -102,7 +103,7 @@ def run(job: Job) -> None:
         world=world,
         wish=lambda: stop.received is not None,
         shrunk=lambda size: _shrink(job, size),
-        averaging=functools.partial(mean_share, settings=settings.schedule),
+        averaging=Averaging(optimizers, functools.partial(mean_share, settings=settings.schedule)),
     )
     progress = Progress()
     if job.resumed is not None:
@@ -110,7 +111,7 @@ def run(job: Job) -> None:
         trainer.restore(state["trainer"])
         progress.restore(state["progress"])
         restore_optimizers(model, optimizers, load_file(job.resumed / "training_state.safetensors"))
-        trainer.exchange()
+        trainer.averaging.exchange(trainer.step)
 
     expected = expected_bytes(model, optimizers, settings.schedule.average > 0)
     world.from_main(lambda: standing.require_room(folder, expected))
@@ -121,7 +122,7 @@ def run(job: Job) -> None:
     def validate() -> float:
         size = 2 * trainer.micro_batch_size
         batches = trainer.heeding(_share(task.validation(size), world))
-        with trainer.averaged():
+        with trainer.averaging.in_place(trainer.step):
             try:
                 return mean_loss(laid_out.forward, batches, precision, world.sum)
             finally:
@@ -133,7 +134,7 @@ def run(job: Job) -> None:
 
     def look(entry: Record) -> None:
         if samples is not None and not shared:
-            with trainer.averaged():
+            with trainer.averaging.in_place(trainer.step):
                 line = task.sample(model, entry.step)
             if line is not None:
                 samples.append(line)
@@ -215,7 +216,7 @@ def run(job: Job) -> None:
         restore_weights(model, Path(found))
         restore_optimizers(model, optimizers, load_file(Path(found) / "training_state.safetensors"))
         trainer.pass_over(state["trainer"])
-        trainer.exchange()
+        trainer.averaging.exchange(trainer.step)
         progress.restore(state["progress"])
         for file in (metrics, samples):
             if file is not None:

@@ -42,7 +42,9 @@ def snapshot(
     """
     model = trainer.model
     assert isinstance(model, GPT2)
-    with trainer.averaged():  # so that the weights themselves stand among what the optimizers keep
+    with trainer.averaging.in_place(
+        trainer.step
+    ):  # so that the weights themselves stand among what the optimizers keep
         plain = merged(model)
         weights = {name: whole(value).detach().to("cpu", copy=True) for name, value in plain.state_dict().items()}
         own = [] if plain is model else [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -85,7 +87,7 @@ def _text(value: Any) -> str:
 def lend(trainer: Trainer) -> None:
     """Take part in another process's `snapshot` with this one's shares, and keep nothing."""
     assert isinstance(trainer.model, GPT2)
-    with trainer.averaged():
+    with trainer.averaging.in_place(trainer.step):
         for value in merged(trainer.model).state_dict().values():
             whole(value)
         for optimizer in trainer.optimizers:
@@ -109,7 +111,7 @@ def expected_bytes(model: nn.Module, optimizers: Sequence[Optimizer], averaged: 
 def restore_weights(model: GPT2, folder: Path) -> None:
     """Put a checkpoint's weights into a model that is in use, however it is laid over processes.
 
-    Those that are used: where the run keeps means, these, until the trainer's `exchange`.
+    Those that are used: where the run keeps means, these, until they are exchanged.
     """
     saved = load_file(folder / LEARNED) if (folder / LEARNED).exists() else load_model(folder).state_dict()
     with torch.no_grad():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gpt2.distributed import World, whole
 from gpt2.optim.optimizer import Optimizer
 from gpt2.runtime import is_out_of_memory
+from gpt2.training.averaging import Averaging
 from gpt2.training.guard import PASSED_OVER_AT_MOST, DivergedError, Guard
 from gpt2.training.metrics import Record
 
@@ -91,7 +92,7 @@ class Trainer:
         world: the processes that train together.
         wish: whether this process has been asked to stop; see `stop_wished`.
         shrunk: is told of a smaller micro-batch.
-        averaging: step made → how far the weights' mean moves to where they stand; 0: none is kept.
+        averaging: what is measured and saved in place of the last weights; else these.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class Trainer:
         world: World | None = None,
         wish: Callable[[], bool] = lambda: False,
         shrunk: Callable[[int], None] = lambda size: None,
-        averaging: Callable[[int], float] = lambda step: 0.0,
+        averaging: Averaging | None = None,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -120,7 +121,7 @@ class Trainer:
         self.world = world or World()
         self.wish = wish
         self.shrunk = shrunk
-        self.averaging = averaging
+        self.averaging = averaging or Averaging(optimizers, lambda step: 0.0)
         self.micro_batch_size = plan.micro_batch_size
         """Sequences in memory at once: halved where memory ends."""
         self.stop_wished = False
@@ -293,26 +294,9 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * rate
             optimizer.step()
-        if share := self.averaging(self.step + 1):
-            for optimizer in self.optimizers:
-                optimizer.take_into_means(share)
+        self.averaging.take(self.step + 1)
         self._forget_gradient()
         return self.optimizers[-1].param_groups[0]["lr"]
-
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
-        """While active, the model's weights are their mean, where one is kept: what is measured, shown and saved."""
-        self.exchange()
-        try:
-            yield
-        finally:
-            self.exchange()
-
-    def exchange(self) -> None:
-        """Put the weights' mean in their place, or back; `averaged` does both."""
-        if self.step and self.averaging(self.step):
-            for optimizer in self.optimizers:
-                optimizer.exchange_means()
 
     def state(self) -> dict[str, Any]:
         """What, beside weights and optimizers, continues the run from here; JSON values."""
