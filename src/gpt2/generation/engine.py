@@ -22,7 +22,7 @@ from gpt2.generation.request import Delta, Request, Sampling
 from gpt2.model.gpt2 import GPT2
 from gpt2.tokenizer.base import Tokenizer
 
-CHUNK = 256
+CHUNK = 512
 """Tokens of prompts read in one step at most, so that those who are writing do not wait for a long prompt."""
 
 
@@ -128,7 +128,7 @@ class Engine:
     def step(self) -> list[tuple[int, Delta | CheckpointError]]:
         """Read what is to be read, and write a token of every text whose prompt has been read, or several.
 
-        Of prompts about 256 tokens are read in a step, first come, first served. Whatever is raised in here, such as
+        Of prompts about 512 tokens are read in a step, first come, first served. Whatever is raised in here, such as
         Ctrl-C, cancels all requests.
 
         Returns:

@@ -188,10 +188,13 @@ class Sampler:
         if not len(self._biased):
             return int(logits.argmax())
         # The same as above without all of them in 64 bits, which takes longer than all else here.
-        others = logits.copy()
-        others[self._biased] = -np.inf
-        biased = logits[self._biased] + self._biases
-        one, other = int(others.argmax()), int(biased.argmax())
+        own = logits[self._biased]
+        logits[self._biased] = -np.inf  # and back: a copy takes longer than the search
+        one = int(logits.argmax())
+        best = logits[one]
+        logits[self._biased] = own
+        biased = own + self._biases
+        other = int(biased.argmax())
         token = int(self._biased[other])
-        behind = biased[other] < others[one] or (biased[other] == others[one] and one < token)
-        return one if behind or np.isnan(others[one]) else token
+        behind = biased[other] < best or (biased[other] == best and one < token)
+        return one if behind or np.isnan(best) else token
