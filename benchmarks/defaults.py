@@ -47,6 +47,7 @@ class Run(NamedTuple):
     """Its name, and behind it its cooldown, if it has one."""
     weight_decay: float = 0.1
     dropout: float = 0.1
+    average: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -92,6 +93,15 @@ def questions() -> list[Question]:
     both = [{"weight_decay": decay, "dropout": share} for decay, share in pairs]
     fresh = EIGHT._replace(dropout=0.0)
     batches = [fresh._replace(batch=size) for size in (4, 16, 64)]
+    means_of_weights = [
+        {"schedule": "linear"},
+        {"schedule": "linear", "average": 0.25},
+        {"schedule": "wsd 0.2", "average": 0.25},
+        {"schedule": "constant", "average": 0.25},
+        {"schedule": "constant", "average": 0.1},
+        {"schedule": "constant", "average": 0.5},
+    ]
+    wide = Run("prose", 1, "3x128", 8, 0, matrix_lr=0.03, dropout=0.0)
     long = [CHARACTERS._replace(epochs=4), CHARACTERS._replace(epochs=1, batch=4)]
     return [
         question("Schedule", (NEW,), schedules, (1, 2, 3)),
@@ -113,6 +123,10 @@ def questions() -> list[Question]:
         question("Muon's rate", (NEW, fresh), rates, (1, 2)),
         question("Muon's rate by batch", batches, [{"matrix_lr": rate} for rate in (0.02, 0.05, 0.1)], (1, 2)),
         question("Muon's rate, many steps", long, rates, (1,)),
+        question("Mean of the weights", (NEW, fresh), means_of_weights, (1, 2)),
+        question("Mean of the weights, few passes", (CHARACTERS._replace(epochs=2),), means_of_weights[:4], (1,)),
+        question("Mean of the weights, often", (SIXTEEN, OFTEN), means_of_weights[:4], (1,)),
+        question("Mean of the weights, larger model", (wide,), means_of_weights[:4], (1,)),
         question("Momentum", (NEW, fresh), means, (1,)),
         question("Dropout, far too often", (TOO_OFTEN,), dropouts, (1,)),
         question("Weight decay, far too often", (TOO_OFTEN,), decays[:3], (1,)),
@@ -127,6 +141,7 @@ def train(work: Path, source: str | None, run: Run) -> dict[str, Any]:
         "--train.eval-every", str(max(5, steps // 16)), "--train.seed", str(run.seed),
         "--optim.name", run.optimizer, "--optim.matrix-lr", str(run.matrix_lr), "--optim.momentum", str(run.momentum),
         "--optim.weight-decay", str(run.weight_decay), "--schedule.name", schedule,
+        "--schedule.average", str(run.average),
         *(["--schedule.cooldown", *cooldown] if cooldown else []), *(["--optim.lr", str(run.lr)] if run.lr else []),
     ]  # fmt: skip
     name = "-".join(map(str, run)).replace(" ", "-")
@@ -191,7 +206,8 @@ def main() -> None:
     arguments = parser.parse_args()
     source = str(Path(arguments.text).resolve()) if arguments.text else None
     lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    results = {Run(*(line[name] for name in Run._fields)): line for line in map(json.loads, lines)}
+    known = Run._field_defaults  # a setting that came later
+    results = {Run(*(line.get(n, known.get(n)) for n in Run._fields)): line for line in map(json.loads, lines)}
     wanted = sorted(dict.fromkeys(run for asked in questions() for run in asked.runs), key=lambda run: run.seed)
     left = [run for run in wanted if run not in results and (run.text == "prose" or source)]
     now = left[: arguments.runs]
