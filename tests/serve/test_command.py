@@ -130,8 +130,16 @@ def test_keys_are_long_and_not_typed(cli: Callable[..., Answer], folder: Path, m
     monkeypatch.delenv("GPT2_API_KEY")
     answer = cli("serve", folder, "--api-key-file", "missing.txt")
     assert answer.code == 2 and "missing.txt" in answer.err
+    answer = cli("serve", folder, "--api-key-file", "/dev/zero")
+    assert answer.code == 2 and "no end" in answer.err
     assert cli("serve", folder, "--api-key", KEY).code == 2  # whoever lists processes would read it
     assert not [name for name in ServeSettings.model_fields if "key" in name and not name.endswith("_file")]
+
+
+@pytest.mark.parametrize("proxy", ["banana", "10.0.0.0/40", ""])
+def test_a_proxy_has_an_address(cli: Callable[..., Answer], folder: Path, proxy: str) -> None:
+    answer = cli("serve", folder, "--trusted-proxies", proxy)
+    assert answer.code == 2 and "--trusted-proxies" in answer.err
 
 
 def test_a_run_holds_nothing_of_the_environment(

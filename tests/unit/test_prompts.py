@@ -222,6 +222,31 @@ def test_prompts_are_not_their_own_answers(engine: Engine, source: Path) -> None
     assert source.read_bytes() == before
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no such device")
+def test_answers_go_into_a_file(engine: Engine, source: Path) -> None:
+    with pytest.raises(RunError, match="is no file"):
+        answer_file(engine, source, Path("/dev/full"), asked, OPTIONS, MODEL)
+    assert not settings_of(Path("/dev/full")).exists()
+
+
+def test_who_stops_hears_how_far_it_came(
+    engine: Engine, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asked_until(prompt: str) -> list[Request]:
+        nonlocal left
+        if not left:
+            raise KeyboardInterrupt
+        left -= 1
+        return asked(prompt)
+
+    left, out = 4, tmp_path / "answers.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        answer_file(engine, source, out, asked_until, OPTIONS, MODEL)
+    answered = len(out.read_text().splitlines())
+    assert f"{answered} of {len(read_prompts(source))} prompts are answered." in capsys.readouterr().err
+    answer_file(engine, source, out, asked, OPTIONS, MODEL)
+
+
 def test_two_do_not_write_one_file_of_answers(engine: Engine, source: Path, tmp_path: Path) -> None:
     out = tmp_path / "answers.jsonl"
     with only_writer(out), pytest.raises(RunError, match="Another process is writing"):

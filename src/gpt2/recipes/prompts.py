@@ -49,8 +49,8 @@ def answer_file(
 
     Raises:
         DataError: the source cannot be read, has no prompts, or has a line without one.
-        RunError: `out` answers other prompts, of which the first is named, or its answers were made with other options
-            or another model.
+        RunError: `out` is no file, or answers other prompts, of which the first is named, or its answers were made
+            with other options or another model.
         UserError: the system refused to write.
     """
     numbered = read_prompts(source)
@@ -58,6 +58,8 @@ def answer_file(
         raise DataError(f"There are no prompts in {source}.", "Write one on each line.")
     if out.exists() and out.samefile(source):
         raise RunError(f"{out} holds the prompts.", "Choose another file for --out.")
+    if out.exists() and not out.is_file():  # a device may have no end, and answers that are there are looked for first
+        raise RunError(f"{out} is no file that answers could be found in again.", "Choose another one for --out.")
     try:
         with only_writer(out):
             _answer(engine, source, numbered, out, asked, options, model)
@@ -92,11 +94,16 @@ def _answer(
         say(f"Answered in {out} already: {len(done):,} of {counted(len(prompts), 'prompt')}.", style="dim")
     with out.open("a", encoding="utf-8") as file, progress("Answering", total=todo) as advance:
         began, tokens = time.perf_counter(), 0
-        for index, answers, finish, tokens in _answers(engine, requests()):
-            entry = {"index": index, "prompt": prompts[index], "answers": answers, "finish": finish}
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-            file.flush()
-            advance(1, f"{tokens / (time.perf_counter() - began):,.0f} tokens/s")
+        try:
+            for index, answers, finish, tokens in _answers(engine, requests()):
+                entry = {"index": index, "prompt": prompts[index], "answers": answers, "finish": finish}
+                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                file.flush()
+                done.add(index)
+                advance(1, f"{tokens / (time.perf_counter() - began):,.0f} tokens/s")
+        except KeyboardInterrupt:
+            say(f"{len(done):,} of {counted(len(prompts), 'prompt')} are answered. The same command goes on.")
+            raise
         seconds = time.perf_counter() - began
     asked_for = counted(todo, "prompt")
     if cut := warnings["cut"]:

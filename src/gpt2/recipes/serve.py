@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ from gpt2.training.checkpoint import OpenedCheckpoint, open_checkpoint
 
 KEY_VARIABLE = "GPT2_API_KEY"
 SHORTEST_KEY = 16
+LONGEST_KEY = 4096
 """Characters; a shorter key can be guessed."""
 
 
@@ -40,6 +42,7 @@ def serve(settings: ServeSettings) -> None:
         UserError: no such run, checkpoint or device; the model's answer is no number; the address is taken, or open to
             others without a key; the memory of so many answers at once is not there.
     """
+    _require_addresses(settings.trusted_proxies)
     key = read_key(settings)
     if key is None and not _is_own(settings.host):
         raise ConfigError(
@@ -103,13 +106,16 @@ def read_key(settings: ServeSettings) -> str | None:
         path = Path(settings.api_key_file)
         origin = str(path)
         try:
-            key = path.read_text(encoding="utf-8").partition("\n")[0]
+            with path.open("rb") as file:
+                key = file.readline(LONGEST_KEY).decode()
             if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
                 warn(f"{path} can be read by others on this machine. chmod 600 {path}")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no text"
             raise ConfigError(f"--api-key-file {path} cannot be read: {reason}.", "Name a file with a key.") from None
     key = key.strip()
+    if len(key) >= LONGEST_KEY:
+        raise ConfigError(f"The key in {origin} has no end within {LONGEST_KEY:,} bytes.", "Name a file with a key.")
     if len(key) < SHORTEST_KEY:
         raise ConfigError(
             f"The key in {origin} has {len(key)} characters; it needs {SHORTEST_KEY}.",
@@ -122,6 +128,17 @@ def _opened(checkpoint: OpenedCheckpoint, device: torch.device, settings: ServeS
     engine = open_engine(checkpoint.folder, device, settings.precision, settings.slots)
     engine.complete("", 1, Sampling())  # the first token takes longest; no client shall wait for it
     return engine
+
+
+def _require_addresses(proxies: Sequence[str]) -> None:
+    for proxy in proxies:
+        try:
+            ipaddress.ip_network(proxy, strict=False)
+        except ValueError:
+            raise ConfigError(
+                f"--trusted-proxies {proxy}: that is no IP address, and no network of them.",
+                "Name a proxy's address, such as 127.0.0.1 or 10.0.0.0/8.",
+            ) from None
 
 
 def _is_own(host: str) -> bool:
