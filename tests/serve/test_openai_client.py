@@ -164,7 +164,9 @@ def test_logprobs(ask: Caller) -> None:
     assert all(entry.top_logprobs[0].logprob == entry.logprob for entry in content)
     pieces = ask.chat(max_tokens=5, logprobs=True, top_logprobs=2, temperature=0, stream=True)
     streamed = [entry for piece in pieces for entry in piece.choices[0].logprobs.content]
-    assert [entry.model_dump() for entry in streamed] == [entry.model_dump() for entry in content]
+    assert [entry.token for entry in streamed] == [entry.token for entry in content]
+    # Of the second the beginning has been read already: PyTorch rounds a shorter piece otherwise.
+    assert [entry.logprob for entry in streamed] == pytest.approx([entry.logprob for entry in content], abs=1e-4)
 
 
 def test_errors_are_those_that_the_client_knows(running: Running, ask: Caller, waits: bool) -> None:
