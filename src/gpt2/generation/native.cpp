@@ -14,7 +14,7 @@
 #include <cstring>
 #include <type_traits>
 #include <vector>
-#ifdef __FMA__
+#if defined(__AVX512F__) || defined(__FMA__)
 #include <immintrin.h>
 #endif
 

@@ -59,6 +59,11 @@ class Optimizer(ABC):
                 weight.copy_(state[MEAN])
                 state[MEAN].copy_(kept)
 
+    def forget_means(self) -> None:
+        """Keep none any more."""
+        for state in self.state.values():
+            state.pop(MEAN, None)
+
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for group in self.param_groups:

@@ -111,7 +111,7 @@ def run(job: Job) -> None:
         trainer.restore(state["trainer"])
         progress.restore(state["progress"])
         restore_optimizers(model, optimizers, load_file(job.resumed / "training_state.safetensors"))
-        trainer.averaging.exchange(trainer.step)
+        trainer.averaging.restored(trainer.step)
 
     expected = expected_bytes(model, optimizers, settings.schedule.average > 0)
     world.from_main(lambda: standing.require_room(folder, expected))
@@ -216,7 +216,7 @@ def run(job: Job) -> None:
         restore_weights(model, Path(found))
         restore_optimizers(model, optimizers, load_file(Path(found) / "training_state.safetensors"))
         trainer.pass_over(state["trainer"])
-        trainer.averaging.exchange(trainer.step)
+        trainer.averaging.restored(trainer.step)
         progress.restore(state["progress"])
         for file in (metrics, samples):
             if file is not None:

@@ -42,9 +42,8 @@ def snapshot(
     """
     model = trainer.model
     assert isinstance(model, GPT2)
-    with trainer.averaging.in_place(
-        trainer.step
-    ):  # so that the weights themselves stand among what the optimizers keep
+    # The weights themselves stand among what the optimizers keep, meanwhile.
+    with trainer.averaging.in_place(trainer.step):
         plain = merged(model)
         weights = {name: whole(value).detach().to("cpu", copy=True) for name, value in plain.state_dict().items()}
         own = [] if plain is model else [(name, p) for name, p in model.named_parameters() if p.requires_grad]

@@ -26,9 +26,19 @@ class Averaging:
 
     def exchange(self, step: int) -> None:
         """Put the mean where the weights are, or both back. In a checkpoint the mean stands where they are."""
-        if step and self.share(step):
+        if self.share(step):
             for optimizer in self.optimizers:
                 optimizer.exchange_means()
+
+    def restored(self, step: int) -> None:
+        """After weights and optimizers came from a checkpoint: put both back. Where no mean is kept, go on with it.
+
+        Then it is the weights, and those are forgotten.
+        """
+        self.exchange(step)
+        if not self.share(step):
+            for optimizer in self.optimizers:
+                optimizer.forget_means()
 
     @contextlib.contextmanager
     def in_place(self, step: int) -> Iterator[None]:
