@@ -582,7 +582,8 @@ extern "C" void read_tokens(const Model* m, int precision, const int32_t* ids, c
 }
 
 // Tokens of a piece up to which this is the fastest way to read it. Where the processor multiplies matrices of this
-// precision by 512 bits at once, that is any piece; elsewhere PyTorch's libraries do long ones better.
+// precision by 512 bits at once, that is any piece; elsewhere PyTorch's libraries do long ones better. Of bf16 fp32's
+// products are enough: 512 tokens of 124M take 0.49 s with them, PyTorch without instructions for bf16 1.6 s.
 extern "C" int32_t most_tokens(int precision) {
 #ifdef __AVX512F__
   bool wide = precision <= 1;
