@@ -39,18 +39,6 @@ def note_batches() -> None:
     Trainer._gradient = noting
 
 
-class _NoNumber(torch.autograd.Function):
-    """A loss as it is, whose gradient is no number."""
-
-    @staticmethod
-    def forward(ctx: Any, loss: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return loss.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return gradient * float("nan")
-
-
 def lose_a_gradient() -> None:
     """In the second process only, the gradient of the fifth batch is no number. All note their weights."""
     from gpt2.distributed import whole
@@ -66,7 +54,8 @@ def lose_a_gradient() -> None:
 
             def without_gradient(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
                 total, counted = objective(inputs, targets)
-                return _NoNumber.apply(total), counted  # pyright: ignore[reportReturnType]
+                total.register_hook(lambda gradient: gradient * float("nan"))
+                return total, counted
 
             self.objective = without_gradient
         try:
@@ -98,16 +87,9 @@ def ask_in_a_validation() -> None:
     Trainer.heeding = watched
 
 
-class _NoRoom(torch.autograd.Function):
-    """A loss as it is, for whose gradient there is no memory."""
-
-    @staticmethod
-    def forward(ctx: Any, loss: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return loss.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+def no_room(*arguments: object) -> None:
+    """What a device says whose memory has ended."""
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
 def lack_memory() -> None:
@@ -117,10 +99,10 @@ def lack_memory() -> None:
 
 def lack_memory_in_the_last_backward_pass() -> None:
     """The second process alone has none in the fifth step, when the others already sum their gradients."""
-    _lack_memory(lambda begun, size: begun == 10, _NoRoom.apply)
+    _lack_memory(lambda begun, size: begun == 10, backward=True)
 
 
-def _lack_memory(when: Callable[[int, int], bool], loss: Callable[[Tensor], Any] | None = None) -> None:
+def _lack_memory(when: Callable[[int, int], bool], backward: bool = False) -> None:
     from gpt2.training.loss import NextTokenLoss
 
     forward, begun = NextTokenLoss.forward, 0
@@ -129,10 +111,12 @@ def _lack_memory(when: Callable[[int, int], bool], loss: Callable[[Tensor], Any]
         nonlocal begun
         begun += torch.is_grad_enabled()
         lacks = RANK == 1 and torch.is_grad_enabled() and when(begun, len(inputs))
-        if lacks and loss is None:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        if lacks and not backward:
+            no_room()
         total, counted = forward(self, inputs, targets)
-        return (loss(total) if lacks and loss else total), counted
+        if lacks:
+            total.register_hook(no_room)
+        return total, counted
 
     NextTokenLoss.forward = tight
 
