@@ -181,7 +181,7 @@ def memory(folder: Path, precision: str, batch: int) -> Writer:
     """The limit: as many bytes as the weights have, read by all cores for each token, and nothing else."""
     import torch
 
-    from gpt2.generation.native import in_huge_pages
+    from gpt2.model.huge_pages import in_huge_pages
 
     block = in_huge_pages(torch.ones(weight_bytes(precision) // 8, dtype=torch.int64))
 

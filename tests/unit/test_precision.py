@@ -4,6 +4,7 @@ import shutil
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -75,7 +76,7 @@ def test_logits_are_those_of_the_full_model_within_rounding(kind: str, precision
         reader.most_tokens = 32 if kind == "both" else 1000
     spread = torch.cat(expected()).std()
     for pieces, wanted in zip(STEPS, expected(), strict=True):
-        assert (reader.read(pieces) - wanted).std() < SHARE[precision] * spread
+        assert (reader.read(pieces) - wanted.numpy()).std() < SHARE[precision] * spread
         assert reader.cache.lengths == [
             sum(len(p.ids) for step in STEPS[: STEPS.index(pieces) + 1] for p in step if p.row == row)
             for row in range(3)
@@ -99,10 +100,10 @@ def test_compiled_reading_gives_the_same_bits_beside_others_in_any_pieces_and_wi
             torch.set_num_threads(2)
             at_once = together.read(pieces)
             torch.set_num_threads(1)
-            assert torch.equal(at_once, torch.cat([alone.read([piece]) for piece in pieces]))
             for piece, expected_bits in zip(pieces, at_once, strict=True):
+                np.testing.assert_array_equal(alone.read([piece])[0], expected_bits)
                 each = [one_by_one.read([Piece(piece.row, [token], answers=1)]) for token in piece.ids]
-                assert torch.equal(each[-1][0], expected_bits)
+                np.testing.assert_array_equal(each[-1][0], expected_bits)
     finally:
         torch.set_num_threads(threads)
 

@@ -276,7 +276,7 @@ class Engine:
         """Logits of the tokenizer's ids, shape (wanted, V)."""
         try:
             # A model may have more rows than its tokenizer has ids, for alignment; those mean nothing.
-            return self.reader.read(pieces).numpy()[..., : self.tokenizer.vocab_size]
+            return self.reader.read(pieces)[..., : self.tokenizer.vocab_size]
         except BaseException:  # Ctrl-C, too: what the cache holds is unknown now
             for ticket in list(self._answers):
                 self.cancel(ticket)

@@ -39,7 +39,13 @@ typedef uint16_t bfloat16;  // the upper half of a float
 
 template <class V, class T> inline V raw(const T* from) { V v; std::memcpy(&v, from, sizeof v); return v; }
 inline Floats load(const float* from) { return raw<Floats>(from); }
-inline Floats load(const bfloat16* from) { return (Floats)(__builtin_convertvector(raw<Halves>(from), Ints) << 16); }
+inline Floats load(const bfloat16* from) {
+#ifdef __AVX512F__  // one instruction, which GCC spells as seven: attention took 1.9 times as long in the nearest cache
+  return (Floats)((Ints)_mm512_cvtepu16_epi32(raw<__m256i>(from)) << 16);
+#else
+  return (Floats)(__builtin_convertvector(raw<Halves>(from), Ints) << 16);
+#endif
+}
 inline void store(float* to, Floats v) { std::memcpy(to, &v, sizeof v); }
 inline float total(Floats v) {
 #ifdef __AVX512F__
@@ -390,13 +396,24 @@ void gelu(float* x, int size) {  // the tanh form: 0.5 (1 + tanh u) is 1 / (1 + 
   }
 }
 
+// Keys and values of a head lie together, those of the next elsewhere: on Intel's processors they are asked for so many
+// tokens before they are needed. A step of 16 texts of 600 tokens of 124M takes 24 ms in int8 with it, 28 without.
+constexpr int AHEAD = 16;
+template <class Stored>
+__attribute__((always_inline)) inline void ask(const Stored* from, int count) {
+  for (int k = 0; INTEL && k < count; k += 64 / sizeof(Stored)) __builtin_prefetch(from + k, 0, 3);
+}
+
 // Q K of 4 queries and 4 keys, or of one and as many keys as a register has numbers; scores[g] is that of query g. Where
 // keys end sooner, the last one is repeated.
 template <int G> constexpr int KEYS = G == 1 ? LANES : 4;
 template <int G, class Stored>
 inline void score(const float* q, int stride, const Stored* keys, int left, int size, float (&scores)[G][KEYS<G>]) {
   const Stored* key[KEYS<G>];
-  for (int k = 0; k < KEYS<G>; k++) key[k] = keys + int64_t(std::min(k, left - 1)) * size;
+  for (int k = 0; k < KEYS<G>; k++) {
+    key[k] = keys + int64_t(std::min(k, left - 1)) * size;
+    ask(keys + int64_t(std::min(k + AHEAD, left - 1)) * size, size);
+  }
 #ifdef __AVX512F__
   Floats sums[16] = {};  // in the order that `fold` turns
   for (int d = 0; d < size; d += LANES) {
@@ -427,11 +444,13 @@ inline void score(const float* q, int stride, const Stored* keys, int left, int 
 template <int G, int N, class Stored>
 inline void weigh(const Stored* values, int seen, int size, const float* scores, int room, const float* inverse, float* to, int stride) {
   Floats sums[G][N] = {};
-  for (int s = 0; s < seen; s++)
+  for (int s = 0; s < seen; s++) {
+    ask(values + int64_t(std::min(s + AHEAD, seen - 1)) * size, N * LANES);
     for (int i = 0; i < N; i++) {
       Floats value = held(load(values + int64_t(s) * size + i * LANES));
       for (int g = 0; g < G; g++) sums[g][i] += scores[g * room + s] * value;
     }
+  }
   for (int g = 0; g < G; g++) for (int i = 0; i < N; i++) store(to + g * stride + i * LANES, sums[g][i] * inverse[g]);
 }
 
@@ -446,6 +465,7 @@ void attend(const float* q, const Stored* keys, const Stored* values, int seen, 
     score<G>(q, stride, keys + int64_t(s) * size, end - s, size, some);
     for (int g = 0; g < G; g++) for (int k = 0; k < KEYS<G>; k++) scores[g * room + s + k] = some[g][k] * scale;
   }
+  for (int s = 0; s < std::min(AHEAD, end); s++) ask(values + int64_t(s) * size, size);
   float inverse[G];
   Ints place;
   for (int i = 0; i < LANES; i++) place[i] = i;

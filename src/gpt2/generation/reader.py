@@ -4,7 +4,9 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt2.model.gpt2 import GPT2
@@ -39,18 +41,19 @@ class Reader:
         self.model = model
         self.cache = model.new_cache(rows)
 
-    def read(self, pieces: Sequence[Piece]) -> Tensor:
+    def read(self, pieces: Sequence[Piece]) -> NDArray[np.float32]:
         """Read pieces of different rows; the cache advances.
 
         Returns:
-            The logits that are wanted, in the order of pieces and ids: shape (wanted, V), float32 on the CPU.
+            The logits that are wanted, in the order of pieces and ids: shape (wanted, V). The next reading may
+            write over them.
         """
         # Both contexts end with this reading: whoever held them while the caller runs would leave a training loop
         # without dropout and without gradients.
         with _evaluating(self.model), torch.inference_mode(), products_of(self.model):
             return self._read(pieces)
 
-    def _read(self, pieces: Sequence[Piece]) -> Tensor:
+    def _read(self, pieces: Sequence[Piece]) -> NDArray[np.float32]:
         # Single tokens are one batch. A longer piece fills the machine by itself.
         answers: dict[int, Tensor] = {}
         single = [piece for piece in pieces if len(piece.ids) == 1]
@@ -58,7 +61,7 @@ class Reader:
             if batch:
                 answers |= self._read_batch(batch)
         found = [answers[piece.row] for piece in pieces if piece.answers]
-        return torch.cat(found).to("cpu", torch.float32) if found else torch.empty(0)
+        return (torch.cat(found) if found else torch.empty(0)).to("cpu", torch.float32).numpy()
 
     def _read_batch(self, batch: Sequence[Piece]) -> dict[int, Tensor]:
         """Read pieces of one length at once: row → logits, shape (answers, V), of those that want them."""

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gpt2.model import huge_pages
+
 
 class KVCache:
     """Preallocated keys and values of every layer, a row for each text; row b is filled up to `lengths[b]`.
@@ -32,8 +34,7 @@ class KVCache:
         device: torch.device | str = "cpu",
     ) -> None:
         shape = (n_layer, batch, n_head, capacity, head_size)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)  # (L, B, H, S, D)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.keys, self.values = (_zeros(shape, dtype, torch.device(device)) for _ in range(2))  # (L, B, H, S, D)
         self.capacity = capacity
         self.lengths = [0] * batch
 
@@ -99,3 +100,10 @@ class Past:
     def _store(self, stored: Tensor, new: Tensor) -> Tensor:
         stored[self.index[:, None], :, self.positions] = new.transpose(1, 2).to(stored.dtype)  # (B, T, H, D)
         return stored[self.index if self.span is None else self.span, :, : self.end]  # (B, H, S, D)
+
+
+def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On CPUs in huge pages: with 16 texts of 124M a step takes 1.03 (fp32) to 1.05 times as long without (int8)."""
+    if device.type == "cpu":
+        return huge_pages.empty(shape, dtype).zero_()
+    return torch.zeros(shape, dtype=dtype, device=device)
