@@ -371,7 +371,7 @@ def test_who_reads_a_little_now_and_then_is_dropped_in_the_end() -> None:
     engine = FakeEngine(slots=4, says=lambda request: b"x" * 10**6)
     bounds = {"answer_seconds": 3.0, "write_seconds": 60.0, "context_length": 10**6}
     with serving(engine, **bounds) as running, running.connect(receive_buffer=4096) as connection:
-        connection.sendall(post(completion(max_tokens=900_000, stream=True, n=4)))
+        connection.sendall(post(completion(max_tokens=900_000, stream=True, n=4, logprobs=1)))
         answer = b""
         with contextlib.suppress(ConnectionResetError):
             while part := connection.recv(4096):  # fast enough not to be "slow to read"

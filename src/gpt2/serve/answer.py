@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from gpt2.generation.request import Delta
 from gpt2.serve.errors import ApiError
@@ -18,6 +18,8 @@ class Answer:
         self.failed = False
         """Whether the reader has been told of an error."""
         self.loop = asyncio.get_running_loop()
+        self.hand_on: Callable[[int, Delta], bool] | None = None
+        """Asked first about what comes while the reader waits: whether it has handed it on, so that nobody is woken."""
         self._events: deque[tuple[int, Delta | ApiError]] = deque()
         self._reader: asyncio.Future[None] | None = None  # who waits for an event
 
@@ -39,9 +41,18 @@ class Answer:
 
     def put(self, index: int, event: Delta | ApiError) -> None:
         """Something new; called in the event loop of this answer."""
+        reader = self._reader if self._reader is not None and not self._reader.done() else None
+        if reader is not None and self._handed_on(index, event):
+            return
         self._events.append((index, event))
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        if reader is not None:
+            reader.set_result(None)
+
+    def _handed_on(self, index: int, event: Delta | ApiError) -> bool:
+        """Of who waits for it. One that has something in its hands must not be overtaken."""
+        if self.hand_on is None or isinstance(event, ApiError) or event.finish is not None:
+            return False
+        return self.hand_on(index, event)
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Delta]]:
         while self.open:

@@ -25,6 +25,8 @@ from gpt2.serve.writers import Writer
 T = TypeVar("T")
 Body = TypeVar("Body", bound=Drawn)
 
+WRITE = "gpt2.write"
+"""Where a scope may have a function that sends a piece of its response at once, or says that it cannot now."""
 PART = 2**16
 """Bytes of a whole response that are sent at once: who takes fewer in `write_seconds` counts as taking nothing."""
 
@@ -123,7 +125,7 @@ class Service:
             # Only when the first piece is there it is certain that there will be an answer, and no error.
             first = await _unless_gone(request, answer.read())
             self.metrics.first_token.observe(time.monotonic() - began)
-            return Pieces(writer.stream(first, answer), give_up)
+            return Pieces(writer.stream(first, answer, request.scope.get(WRITE)), give_up)
         except BaseException:
             give_up()
             raise
