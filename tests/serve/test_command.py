@@ -142,6 +142,12 @@ def test_a_proxy_has_an_address(cli: Callable[..., Answer], folder: Path, proxy:
     assert answer.code == 2 and "--trusted-proxies" in answer.err
 
 
+@pytest.mark.parametrize("name", ["http://models.example.org", "models.example.org:80", "two words", ""])
+def test_an_allowed_host_is_a_name(cli: Callable[..., Answer], folder: Path, name: str) -> None:
+    answer = cli("serve", folder, "--allowed-hosts", name)
+    assert answer.code == 2 and f"--allowed-hosts {name}" in answer.err and "models.example.org." in answer.err
+
+
 def test_a_run_holds_nothing_of_the_environment(
     cli: Callable[..., Answer], workplace: Path, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

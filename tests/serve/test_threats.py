@@ -5,6 +5,7 @@ import json
 import logging
 import random
 import re
+import signal
 import socket
 import sys
 import threading
@@ -67,7 +68,7 @@ def test_every_route_but_health_and_the_page_needs_the_key(locked: Running) -> N
         ("GET", "/docs"),
     ]
     with locked.client() as client:
-        for given in (None, "", "Bearer", "Bearer wrong", f"bearer {KEY}", f"Bearer {KEY}x", f"Basic {KEY}"):
+        for given in (None, "", "Bearer", "Bearer wrong", f"Bearer  {KEY}", f"Bearer {KEY}x", f"Basic {KEY}"):
             client.headers.pop("Authorization", None)
             headers = {} if given is None else {"Authorization": given}
             for method, path in routes:
@@ -78,6 +79,7 @@ def test_every_route_but_health_and_the_page_needs_the_key(locked: Running) -> N
                 assert client.get(path, headers=headers).status_code == 200
     with locked.client() as client:
         assert client.get("/v1/models").status_code == 200
+        assert client.get("/v1/models", headers={"Authorization": f"bearer {KEY}"}).status_code == 200
         assert client.post("/v1/completions", json=completion(max_tokens=2)).status_code == 200
 
 
@@ -91,7 +93,7 @@ def test_the_key_is_compared_in_constant_time(locked: Running, monkeypatch: pyte
     monkeypatch.setattr("gpt2.serve.gate.hmac.compare_digest", compare)
     with locked.client() as client:
         client.get("/v1/models")
-    assert compared == [(f"Bearer {KEY}".encode(), f"Bearer {KEY}".encode())]
+    assert compared == [(KEY.encode(), KEY.encode())]
 
 
 @pytest.mark.parametrize("key", ["clé ☃", "a\tb"])
@@ -593,6 +595,13 @@ def test_a_mistake_is_told_in_plain_words(plain: Running, fields: dict[str, Any]
     assert error_of(response)["message"] == said
 
 
+def test_what_no_model_here_can_do_is_refused_in_plain_words(plain: Running) -> None:
+    body = {"model": MODEL, "messages": CHAT, "tools": [{"type": "function"}]}
+    with plain.client() as client:
+        response = client.post("/v1/chat/completions", json=body)
+    assert error_of(response)["message"] == "tools must be empty, or left out: there is nothing of the kind here."
+
+
 @pytest.mark.parametrize(
     ("body", "named"),
     [
@@ -869,6 +878,20 @@ def test_what_users_write_is_not_logged(plain: Running, caplog: pytest.LogCaptur
     assert "secret" not in text and "alice" not in text
     assert "\r" not in text and "\x1b" not in text
     assert "/%0D%0AFAKE%1B" in text
+
+
+def test_an_answer_that_is_cut_off_by_a_second_ctrl_c_is_no_failure(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "disabled", False)
+    with serving(FakeEngine(seconds=0.01)) as running, running.connect() as connection:
+        connection.sendall(post(completion(max_tokens=400, stream=True)))
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        for _ in range(2):
+            running.server.handle_exit(signal.SIGTERM, None)
+        assert b"[DONE]" not in read_all(connection)
+        until(lambda: not running.server.server_state.tasks)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,8 +32,8 @@ from gpt2.training.checkpoint import OpenedCheckpoint, open_checkpoint
 
 KEY_VARIABLE = "GPT2_API_KEY"
 SHORTEST_KEY = 16
-LONGEST_KEY = 4096
 """Characters; a shorter key can be guessed."""
+LONGEST_KEY = 4096
 
 
 def serve(settings: ServeSettings) -> None:
@@ -43,6 +44,7 @@ def serve(settings: ServeSettings) -> None:
             others without a key; the memory of so many answers at once is not there.
     """
     _require_addresses(settings.trusted_proxies)
+    _require_names(settings.allowed_hosts)
     key = read_key(settings)
     if key is None and not _is_own(settings.host):
         raise ConfigError(
@@ -140,6 +142,15 @@ def _require_addresses(proxies: Sequence[str]) -> None:
                 f"--trusted-proxies {proxy}: that is no IP address, and no network of them.",
                 "Name a proxy's address, such as 127.0.0.1 or 10.0.0.0/8.",
             ) from None
+
+
+def _require_names(hosts: Sequence[str]) -> None:
+    for host in hosts:
+        if not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", host, re.IGNORECASE):
+            raise ConfigError(
+                f"--allowed-hosts {host}: that is no name of a machine.",
+                "Name it as clients do, without http:// and port, such as models.example.org.",
+            )
 
 
 def _is_own(host: str) -> bool:

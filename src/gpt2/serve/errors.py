@@ -120,6 +120,8 @@ def _wrong(problem: Any, problems: Sequence[Any]) -> str:
         )
     else:  # a word that we do not know yet
         return f"is wrong: {problem['msg']}"
+    if kind == "too_long" and not context["max_length"]:
+        return "must be empty, or left out: there is nothing of the kind here"
     if kind in ("too_long", "string_too_long"):
         return f"{allowed}, not {len(given):,}"
     return f"{allowed}, not {_shown(context.get('tag', given))}"

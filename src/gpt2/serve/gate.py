@@ -66,7 +66,7 @@ class Gate:
         draining: Callable[[], bool],
     ) -> None:
         self._app = app
-        self._expected = None if key is None else f"Bearer {key}".encode()
+        self._key = None if key is None else key.encode()
         self._hosts = {name.lower() for name in (*LOCAL_NAMES, *hosts)}
         self._limits = limits
         self._metrics = metrics
@@ -130,9 +130,9 @@ class Gate:
         origin = headers.get(b"origin")
         if origin is not None and not _is_of(origin.decode("latin-1"), host):
             raise ApiError(403, "Pages of other sites may not use this server.", code="foreign_origin")
-        if scope["path"] not in OPEN and self._expected is not None:
-            given = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(given, self._expected):
+        if scope["path"] not in OPEN and self._key is not None:
+            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+            if not hmac.compare_digest(given, self._key) or scheme.lower() != b"bearer":
                 challenge = {"WWW-Authenticate": "Bearer"}
                 raise ApiError(401, "A valid key is needed: Authorization: Bearer KEY.", None, "invalid_key", challenge)
         if self._draining() and scope["path"] not in QUIET:

@@ -1,6 +1,7 @@
 """The process around the application: its port, its deadlines, and how it ends."""
 
 import functools
+import logging
 import signal
 import socket
 import time
@@ -103,5 +104,6 @@ class Server(uvicorn.Server):
             self.drain()
         else:
             self.should_exit = self.force_exit = True
+            logging.getLogger("uvicorn.error").disabled = True  # answers that end here are no failures
             if sig == signal.SIGINT:
                 self._captured_signals.append(sig)
