@@ -15,13 +15,14 @@ import httpx2 as httpx
 
 from gpt2.chat.template import ChatFormat
 from gpt2.serve.app import build_app
+from gpt2.serve.engine import Engine
 from gpt2.serve.limits import Limits
 from gpt2.serve.looking import Inspector
 from gpt2.serve.metrics import Metrics
 from gpt2.serve.model import ServedModel
 from gpt2.serve.server import Server, bind
 from gpt2.serve.service import Service
-from gpt2.serve.worker import Engine, Worker
+from gpt2.serve.worker import Worker
 from tests.serve.fake import BYTES, CONTEXT, FakeEngine, FakeInspector
 
 TEMPLATE = "Q: {question}\nA: {answer}"

@@ -12,11 +12,12 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from gpt2.errors import UserError
 from gpt2.generation.request import Delta, Request
 from gpt2.serve.answer import Answer, News, deliver
+from gpt2.serve.engine import Engine
 from gpt2.serve.errors import ApiError, describe
 from gpt2.serve.limits import Limits
 from gpt2.serve.metrics import Metrics
@@ -34,27 +35,6 @@ log = logging.getLogger("gpt2.serve")
 
 HOPELESS = 5
 """Steps that fail one after the other before the engine is given up, as a GPU must be after some mistakes."""
-
-
-class Engine(Protocol):
-    """What is asked of an engine; all of it from one thread."""
-
-    @property
-    def slots(self) -> int:
-        """Requests that can be answered at once."""
-        ...
-
-    def admit(self, request: Request) -> int | None:
-        """A ticket for a request, its memory reserved; None: there is no room now."""
-        ...
-
-    def step(self) -> Sequence[tuple[int, Delta | UserError]]:
-        """Write a token of every request, or several: ticket and what is new, token by token, or why it ended."""
-        ...
-
-    def cancel(self, ticket: int) -> None:
-        """Give up a request; its place is free at once. One that has ended is ignored."""
-        ...
 
 
 class Worker:
