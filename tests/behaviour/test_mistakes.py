@@ -196,7 +196,7 @@ def test_far_too_many_processes(cli: Cli, workplace: Path) -> None:
 
 def test_an_empty_source_is_not_this_folder(cli: Cli, workplace: Path) -> None:
     (workplace / "notes.txt").write_text(make_text(600))
-    wrong(cli("train", "", *QUICK), "sources", "a path is needed")
+    wrong(cli("train", "", *QUICK), "sources", "something is needed")
     is_untouched(workplace)
 
 

@@ -68,7 +68,7 @@ def test_every_route_but_health_and_the_page_needs_the_key(locked: Running) -> N
         ("GET", "/docs"),
     ]
     with locked.client() as client:
-        for given in (None, "", "Bearer", "Bearer wrong", f"Bearer  {KEY}", f"Bearer {KEY}x", f"Basic {KEY}"):
+        for given in (None, "", "Bearer", "Bearer wrong", f"Bearer\t{KEY}", f"Bearer {KEY}x", f"Basic {KEY}"):
             client.headers.pop("Authorization", None)
             headers = {} if given is None else {"Authorization": given}
             for method, path in routes:
@@ -79,7 +79,8 @@ def test_every_route_but_health_and_the_page_needs_the_key(locked: Running) -> N
                 assert client.get(path, headers=headers).status_code == 200
     with locked.client() as client:
         assert client.get("/v1/models").status_code == 200
-        assert client.get("/v1/models", headers={"Authorization": f"bearer {KEY}"}).status_code == 200
+        for given in (f"bearer {KEY}", f"BEARER  {KEY}"):
+            assert client.get("/v1/models", headers={"Authorization": given}).status_code == 200
         assert client.post("/v1/completions", json=completion(max_tokens=2)).status_code == 200
 
 

@@ -1,12 +1,15 @@
 """Smaller weights and compiled reading say what the full model says, within their rounding."""
 
+import json
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from gpt2.errors import ConfigError
@@ -16,16 +19,21 @@ from gpt2.generation.native import NativeReader, compiled, fits
 from gpt2.generation.reader import Piece, Reader
 from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.model.precision import in_precision, quantize_rows
+from gpt2.tokenizer.bpe import BytePairTokenizer
+from gpt2.weights.huggingface import to_files
 
 # Heads of 64 numbers: four registers of 16 at once, as GPT-2 has them.
 SIZES = GPT2Config(vocab_size=515, context_length=96, n_layer=3, n_head=2, n_embd=128)
+# Of numbers in 8 bits a register holds 64.
+UNEVEN = [replace(SIZES, n_embd=96), replace(SIZES, n_head=5, n_embd=160)]
+every_width = pytest.mark.parametrize("sizes", [SIZES, *UNEVEN], ids=lambda sizes: str(sizes.n_embd))
 SHARE = {"fp32": 2e-6, "bf16": 0.02, "int8": 0.03}
 """Of the logits' own spread: how far they may lie from those in fp32."""
 needs_compiler = pytest.mark.skipif(compiled() is None, reason="there is no compiler")
 
 
-def model() -> GPT2:
-    made = GPT2(SIZES)
+def model(sizes: GPT2Config = SIZES) -> GPT2:
+    made = GPT2(sizes)
     generator = torch.Generator().manual_seed(8)
     made.init_weights(generator)
     with torch.no_grad():
@@ -50,9 +58,9 @@ def pieces_of(row_lengths: list[list[int]]) -> list[list[Piece]]:
 STEPS = pieces_of([[5, 0, 40], [1, 3, 1], [1, 1, 0], [32, 1, 1], [33, 2, 1], [1, 1, 1]])
 
 
-def expected() -> list[Tensor]:
+def expected(sizes: GPT2Config) -> list[Tensor]:
     """Logits by the plain model, everything read anew each time."""
-    plain, texts = model(), {row: [] for row in range(3)}
+    plain, texts = model(sizes), {row: [] for row in range(3)}
     steps = []
     with torch.no_grad():
         for pieces in STEPS:
@@ -68,14 +76,16 @@ def expected() -> list[Tensor]:
 @pytest.mark.parametrize(
     "kind", ["torch", pytest.param("native", marks=needs_compiler), pytest.param("both", marks=needs_compiler)]
 )
-def test_logits_are_those_of_the_full_model_within_rounding(kind: str, precision: str) -> None:
-    small = in_precision(model(), precision)
+@every_width
+def test_logits_are_those_of_the_full_model_within_rounding(sizes: GPT2Config, kind: str, precision: str) -> None:
+    small = in_precision(model(sizes), precision)
     library = compiled()
     reader = Reader(small, 3) if kind == "torch" or library is None else NativeReader(small, 3, library)
     if isinstance(reader, NativeReader):
         reader.most_tokens = 32 if kind == "both" else 1000
-    spread = torch.cat(expected()).std()
-    for pieces, wanted in zip(STEPS, expected(), strict=True):
+    truth = expected(sizes)
+    spread = torch.cat(truth).std()
+    for pieces, wanted in zip(STEPS, truth, strict=True):
         assert (reader.read(pieces) - wanted.numpy()).std() < SHARE[precision] * spread
         assert reader.cache.lengths == [
             sum(len(p.ids) for step in STEPS[: STEPS.index(pieces) + 1] for p in step if p.row == row)
@@ -85,12 +95,13 @@ def test_logits_are_those_of_the_full_model_within_rounding(kind: str, precision
 
 @needs_compiler
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@every_width
 def test_compiled_reading_gives_the_same_bits_beside_others_in_any_pieces_and_with_any_number_of_threads(
-    precision: str,
+    sizes: GPT2Config, precision: str
 ) -> None:
     library = compiled()
     assert library is not None
-    small = in_precision(model(), precision)
+    small = in_precision(model(sizes), precision)
     together, alone, one_by_one = (NativeReader(small, 3, library) for _ in range(3))
     for reader in (together, alone, one_by_one):
         reader.most_tokens = 1000
@@ -110,10 +121,10 @@ def test_compiled_reading_gives_the_same_bits_beside_others_in_any_pieces_and_wi
 
 @needs_compiler
 def test_only_sizes_that_fill_registers_are_compiled_others_are_read_by_pytorch() -> None:
-    assert fits(model())
+    assert fits(SIZES)
     assert isinstance(fastest_reader(model(), 1), NativeReader)
     odd = GPT2(GPT2Config(vocab_size=50, context_length=8, n_layer=1, n_head=2, n_embd=48))
-    assert not fits(odd)
+    assert not fits(odd.config)
     assert type(fastest_reader(odd, 1)) is Reader
 
 
@@ -183,3 +194,25 @@ def test_more_texts_than_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ConfigError, match=r"keys and values of 1,000 texts at once take 0\.3 GiB") as refused:
         load._check_memory(model(), 1000, cpu)
     assert refused.value.fix == "Choose 10 at most."
+
+
+@needs_compiler
+@pytest.mark.parametrize(("width", "native"), [(96, True), (48, False)])
+@pytest.mark.parametrize("precision", ["auto", "bf16", "int8", "fp32"])
+def test_who_reads_in_which_precision(
+    width: int, native: bool, precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = BytePairTokenizer("bytes", [bytes([byte]) for byte in range(256)])
+    made = GPT2(GPT2Config(tokenizer.vocab_size, 32, 1, 2, width))
+    config, generation, tensors = to_files(made, tokenizer.end_of_text)
+    files = {"config.json": config, "generation_config.json": generation, **tokenizer.to_files(32)}
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    reader = load.open_engine(tmp_path, torch.device("cpu"), precision).reader
+    assert isinstance(reader, NativeReader) == native
+    dtype = reader.model.wte.weight.dtype
+    if precision == "auto" and not native:
+        assert dtype == torch.float32
+    warned = "the same seed may give another text" in " ".join(capsys.readouterr().err.split())
+    assert warned == (not native and dtype != torch.float32)

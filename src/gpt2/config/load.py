@@ -49,7 +49,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        there = sorted(str(file) for file in path.parent.glob("*.toml"))
+        there = sorted(str(file) for file in path.parent.glob("*.toml") if file.name != "pyproject.toml")
         fix = f"There are: {', '.join(there)}." if there else "Give the path of a TOML file."
         raise ConfigError(f"No configuration file {path}.", fix) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
@@ -142,7 +142,7 @@ def _problem(schema: type[BaseModel], problem: Any, typed: bool) -> tuple[str, s
         "finite_number": "a finite number is needed",
         "bool_parsing": "true or false is needed",
         "missing": "is needed",
-        "string_too_short": "a path is needed",
+        "string_too_short": "something is needed",
     }.get(problem["type"], message.replace("Input should be", "must be"))
     return f"{name}: {wanted}" + (f", not {given!r}." if problem["type"] != "missing" else "."), ""
 

@@ -1,13 +1,14 @@
 """From a folder to an engine: weights in the wished precision, read by what is fastest here."""
 
+import ctypes
 from pathlib import Path
 
 import torch
 
-from gpt2.console import counted
+from gpt2.console import counted, warn
 from gpt2.errors import ConfigError
 from gpt2.generation.engine import Engine
-from gpt2.generation.native import NativeReader, compiled, fits
+from gpt2.generation.native import PRECISIONS, NativeReader, compiled, fits
 from gpt2.generation.reader import Reader
 from gpt2.model.gpt2 import GPT2
 from gpt2.model.precision import in_precision
@@ -22,7 +23,8 @@ def open_engine(folder: Path, device: torch.device, precision: str = "auto", slo
     Args:
         folder: of a checkpoint, or any GPT-2 model with its tokenizer.
         device: where the model shall be.
-        precision: of the matrices: fp32, bf16, int8, or auto: bf16 where it is faster, else fp32.
+        precision: of the matrices: fp32, bf16, int8, or auto: bf16 where it is faster, else fp32. On a CPU it is faster
+            in compiled code only; and what PyTorch reads of a text in bf16 depends on how much it reads at once.
         slots: texts at once; the memory of all is taken here.
 
     Raises:
@@ -31,15 +33,28 @@ def open_engine(folder: Path, device: torch.device, precision: str = "auto", slo
     """
     model = load_model(folder, device)
     tokenizer = load_tokenizer(folder)
+    if precision == "auto" and device.type == "cpu" and _library(model) is None:
+        precision = "fp32"
     model = in_precision(model, pick_weight_precision(precision, device))
     _check_memory(model, slots, device)
-    return Engine(model, tokenizer, slots, fastest_reader(model, slots))
+    reader = fastest_reader(model, slots)
+    if device.type == "cpu" and model.wte.weight.dtype != torch.float32 and not isinstance(reader, NativeReader):
+        warn(
+            f"PyTorch reads this model in {precision}, and rounds by how much it reads at once: the same seed may give "
+            "another text beside others. In fp32 it does not."
+        )
+    return Engine(model, tokenizer, slots, reader)
 
 
 def fastest_reader(model: GPT2, slots: int) -> Reader:
     """Compiled code on a CPU where there is a compiler and the model's sizes suit it; else PyTorch."""
-    library = compiled() if fits(model) else None
+    library = _library(model)
     return Reader(model, slots) if library is None else NativeReader(model, slots, library)
+
+
+def _library(model: GPT2) -> ctypes.CDLL | None:
+    on_cpu = model.wpe.weight.device.type == "cpu" and model.wte.weight.dtype in PRECISIONS
+    return compiled() if on_cpu and fits(model.config) else None
 
 
 def _check_memory(model: GPT2, slots: int, device: torch.device) -> None:

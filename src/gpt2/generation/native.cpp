@@ -289,8 +289,9 @@ struct Int8 {  // weights have a scale a row, inputs a scale a token
         __m512i b = held<R>(raw<__m512i>(x + t * size + k));
         for (int r = 0; r < R; r++) acc[r][t] = _mm512_dpbusd_epi32(acc[r][t], b, a[r]);
       }
-    } while ((k += 64) < size);
+    } while ((k += 64) <= size - 64);
     totals<0>(acc, sums);
+    if (k < size) rest(w, step, x, size, k, sums);
 #else
     for (int r = 0; r < R; r++)
       for (int t = 0; t < T; t++) {
@@ -299,6 +300,15 @@ struct Int8 {  // weights have a scale a row, inputs a scale a token
         sums[t][r] = sum;
       }
 #endif
+  }
+  // Of widths such as 160, what whole registers leave over.
+  template <int R, int T> static APART void rest(const Weight* w, int64_t step, const Input* x, int size, int from, float (&sums)[T][R]) {
+    for (int r = 0; r < R; r++)
+      for (int t = 0; t < T; t++) {
+        int32_t sum = 0;
+        for (int k = from; k < size; k++) sum += int32_t(w[r * step + k]) * x[t * size + k];
+        sums[t][r] += sum;
+      }
   }
   template <class V> static V finish(V sums, const Matrix& m, int row, float scale) {
     // Spelled out, because a compiler may or may not join a product and a sum, and tiles would differ in the last bit.

@@ -112,7 +112,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
 def _add_page(app: FastAPI) -> None:
     def route(path: str, content: bytes, media_type: str) -> None:
-        @app.get(path, include_in_schema=False)
+        @app.api_route(path, methods=["GET", "HEAD"], include_in_schema=False)
         async def file() -> Response:
             return Response(content, media_type=media_type)
 

@@ -132,7 +132,7 @@ class Gate:
             raise ApiError(403, "Pages of other sites may not use this server.", code="foreign_origin")
         if scope["path"] not in OPEN and self._key is not None:
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-            if not hmac.compare_digest(given, self._key) or scheme.lower() != b"bearer":
+            if not hmac.compare_digest(given.lstrip(b" "), self._key) or scheme.lower() != b"bearer":
                 challenge = {"WWW-Authenticate": "Bearer"}
                 raise ApiError(401, "A valid key is needed: Authorization: Bearer KEY.", None, "invalid_key", challenge)
         if self._draining() and scope["path"] not in QUIET:

@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import signal
 import socket
 import time
 from collections import Counter
@@ -25,7 +24,9 @@ LAST_SECONDS = 3
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket on this address, not listening yet: so a port that is taken is known before a model is loaded.
+    """A socket that listens on this address: so a port that is taken is known before a model is loaded.
+
+    Who comes meanwhile waits.
 
     Raises:
         ConfigError: the port is taken, or there is no such address.
@@ -35,7 +36,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((host, port))
-        made.listen(0)  # SO_REUSEADDR lets two processes bind, but only one listen
+        made.listen(128)  # SO_REUSEADDR lets two processes bind, but only one listen
     except OSError as error:
         made.close()
         raise ConfigError(
@@ -105,5 +106,4 @@ class Server(uvicorn.Server):
         else:
             self.should_exit = self.force_exit = True
             logging.getLogger("uvicorn.error").disabled = True  # answers that end here are no failures
-            if sig == signal.SIGINT:
-                self._captured_signals.append(sig)
+            self._captured_signals.append(sig)  # and so it ends the process: answers were cut off
