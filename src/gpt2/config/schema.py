@@ -125,7 +125,9 @@ class TrainSettings(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="number format of the matrix products; auto: bf16 where the device gains from it"
     )
-    compile: bool = Field(default=False, description="compile the model with torch.compile: slow start, faster steps")
+    compile: bool = Field(
+        default=False, description="compile the model with torch.compile: for GPUs; a slower start, and no gain on CPUs"
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1 or mps")
     sample_tokens: Annotated[int, Field(ge=0)] = Field(
         default=64, description="tokens of sample text written at each validation; 0: none"
