@@ -33,22 +33,25 @@ def open_engine(folder: Path, device: torch.device, precision: str = "auto", slo
     """
     model = load_model(folder, device)
     tokenizer = load_tokenizer(folder)
-    if precision == "auto" and device.type == "cpu" and _library(model) is None:
+    library = _library(model)
+    if precision == "auto" and device.type == "cpu" and library is None:
         precision = "fp32"
     model = in_precision(model, pick_weight_precision(precision, device))
     _check_memory(model, slots, device)
-    reader = fastest_reader(model, slots)
-    if device.type == "cpu" and model.wte.weight.dtype != torch.float32 and not isinstance(reader, NativeReader):
+    if device.type == "cpu" and model.wte.weight.dtype != torch.float32 and library is None:
         warn(
             f"PyTorch reads this model in {precision}, and rounds by how much it reads at once: the same seed may give "
             "another text beside others. In fp32 it does not."
         )
-    return Engine(model, tokenizer, slots, reader)
+    return Engine(model, tokenizer, slots, _reader(model, slots, library))
 
 
 def fastest_reader(model: GPT2, slots: int) -> Reader:
     """Compiled code on a CPU where there is a compiler and the model's sizes suit it; else PyTorch."""
-    library = _library(model)
+    return _reader(model, slots, _library(model))
+
+
+def _reader(model: GPT2, slots: int, library: ctypes.CDLL | None) -> Reader:
     return Reader(model, slots) if library is None else NativeReader(model, slots, library)
 
 
