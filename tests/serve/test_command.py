@@ -97,7 +97,8 @@ def test_it_says_where_it_is_and_drains_at_sigterm(started: Callable[..., Proces
     assert "POST /v1/completions 200" in server.said
 
 
-def test_ctrl_c_twice_ends_it_at_once(started: Callable[..., Process]) -> None:
+@pytest.mark.parametrize(("second", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_second_signal_ends_it_at_once(started: Callable[..., Process], second: signal.Signals, code: int) -> None:
     server = started(GPT2_API_KEY=KEY)
     assert httpx.get(f"{server.url}/v1/models", trust_env=False).status_code == 401
     assert httpx.get(f"{server.url}/health", trust_env=False).status_code == 200
@@ -108,8 +109,8 @@ def test_ctrl_c_twice_ends_it_at_once(started: Callable[..., Process]) -> None:
         assert held.recv(100).startswith(b"HTTP/1.1 100")  # its body is waited for, at the end, too
         server.process.send_signal(signal.SIGINT)
         until(lambda: httpx.get(f"{server.url}/health", trust_env=False).status_code == 503)  # else both could be one
-        server.process.send_signal(signal.SIGINT)
-        assert server.ended() == 130
+        server.process.send_signal(second)
+        assert server.ended() == code
     assert "Traceback" not in server.said
 
 
