@@ -6,8 +6,10 @@ of 512. A limit of the machine stands beside it: bytes of weights that a token m
 
     pip install transformers ctranslate2 llama-cpp-python gguf
     python benchmarks/decoding.py
+    python benchmarks/decoding.py --device cuda
 
-A – in the table: transformers has no int8 of its own (libraries that add it are for GPUs), CTranslate2 no bf16 on CPUs.
+On a GPU the peers are transformers and our own engine without recorded graphs. A – in the table: transformers has no
+int8 of its own (libraries that add it are for GPUs), CTranslate2 no bf16 on CPUs.
 """
 
 import argparse
@@ -38,13 +40,16 @@ def prompts(turn: int, batch: int, length: int, vocabulary: int = 50_257) -> lis
 Writer = Callable[[list[list[int]], int], None]
 
 
-def ours(folder: Path, precision: str, batch: int) -> Writer:
+def ours(folder: Path, precision: str, batch: int, device: str, graphs: bool = True) -> Writer:
     import torch
 
     from gpt2.generation.load import open_engine
+    from gpt2.generation.reader import Reader
     from gpt2.generation.request import Request, Sampling
 
-    engine = open_engine(folder, torch.device("cpu"), precision, batch)
+    engine = open_engine(folder, torch.device(device), precision, batch)
+    if not graphs:
+        engine.reader = Reader(engine.model, batch)
     engine.reader.drafts = False  # random weights go in circles, which would be guessed
     no_end = Sampling(temperature=0, logit_bias={engine.tokenizer.end_of_text: -100.0})
 
@@ -55,15 +60,19 @@ def ours(folder: Path, precision: str, batch: int) -> Writer:
     return write
 
 
-def transformers(folder: Path, precision: str, batch: int) -> Writer:
+def without_graphs(folder: Path, precision: str, batch: int, device: str) -> Writer:
+    return ours(folder, precision, batch, device, graphs=False)
+
+
+def transformers(folder: Path, precision: str, batch: int, device: str) -> Writer:
     import torch
     from transformers import GPT2LMHeadModel
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    model = GPT2LMHeadModel.from_pretrained(folder, dtype=dtype).eval()
+    model = GPT2LMHeadModel.from_pretrained(folder, dtype=dtype).eval().to(device)
 
     def write(rows: list[list[int]], new: int) -> None:
-        given = torch.tensor(rows)
+        given = torch.tensor(rows, device=device)
         options: dict[str, Any] = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False}
         made = model.generate(given, attention_mask=torch.ones_like(given), pad_token_id=0, **options)
         assert made.shape == (len(rows), given.shape[1] + new)
@@ -71,7 +80,7 @@ def transformers(folder: Path, precision: str, batch: int) -> Writer:
     return write
 
 
-def ctranslate(folder: Path, precision: str, batch: int) -> Writer:
+def ctranslate(folder: Path, precision: str, batch: int, device: str) -> Writer:
     import ctranslate2
 
     kind = {"fp32": "float32", "int8": "int8"}[precision]
@@ -96,7 +105,7 @@ def vocabulary(converted: Path) -> list[str]:
     return json.loads((converted / "vocabulary.json").read_text(encoding="utf-8"))
 
 
-def llama(folder: Path, precision: str, batch: int) -> Writer:
+def llama(folder: Path, precision: str, batch: int, device: str) -> Writer:
     import llama_cpp as lib
 
     path = folder / f"{precision}.gguf"
@@ -177,39 +186,51 @@ def write_gguf(folder: Path, path: Path, precision: str) -> None:
     writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file(), writer.close()
 
 
-def memory(folder: Path, precision: str, batch: int) -> Writer:
+def memory(folder: Path, precision: str, batch: int, device: str) -> Writer:
     """The limit: as many bytes as the weights have, read by all cores for each token, and nothing else."""
     import torch
 
     from gpt2.model.huge_pages import in_huge_pages
 
-    block = in_huge_pages(torch.ones(weight_bytes(precision) // 8, dtype=torch.int64))
+    block = torch.ones(weight_bytes(precision) // 8, dtype=torch.int64, device=device)
+    block = in_huge_pages(block) if device == "cpu" else block
 
     def write(rows: list[list[int]], new: int) -> None:
         for _ in range(new):
-            block.sum()
+            total = block.sum()
+        total.item()  # a GPU is waited for
 
     return write
 
 
-MAKERS = {"memory": memory, "ours": ours, "transformers": transformers, "CTranslate2": ctranslate, "llama.cpp": llama}
+MAKERS = {
+    "memory": memory,
+    "ours": ours,
+    "without graphs": without_graphs,
+    "transformers": transformers,
+    "CTranslate2": ctranslate,
+    "llama.cpp": llama,
+}
 NEEDS = {  # module → package
+    "without graphs": {},
     "transformers": {"transformers": "transformers"},
     "CTranslate2": {"ctranslate2": "ctranslate2", "transformers": "transformers"},
     "llama.cpp": {"llama_cpp": "llama-cpp-python", "gguf": "gguf"},
 }
 """What each peer takes."""
 PRECISIONS = {
-    "fp32": ("ours", "transformers", "CTranslate2", "llama.cpp"),
-    "bf16": ("ours", "transformers", "llama.cpp"),
-    "int8": ("ours", "CTranslate2", "llama.cpp"),
+    "fp32": ("ours", "without graphs", "transformers", "CTranslate2", "llama.cpp"),
+    "bf16": ("ours", "without graphs", "transformers", "llama.cpp"),
+    "int8": ("ours", "without graphs", "CTranslate2", "llama.cpp"),
 }
+ON = {"cpu": ("transformers", "CTranslate2", "llama.cpp"), "cuda": ("without graphs", "transformers")}
+"""Peers by device."""
 
 
-def contestant(pipe: Connection, name: str, folder: Path, precision: str, batch: int) -> None:
+def contestant(pipe: Connection, name: str, folder: Path, precision: str, batch: int, device: str) -> None:
     """A process: a request (turn, prompt length, new tokens) to the seconds that it took, until None comes."""
-    write = MAKERS[name](folder, precision, batch)
-    write(prompts(0, batch, 8), 4)
+    write = MAKERS[name](folder, precision, batch, device)
+    write(prompts(0, batch, PROMPT), NEW if device == "cuda" else 4)  # there graphs are recorded on the way
     pipe.send("ready")
     while (asked := pipe.recv()) is not None:
         turn, length, new = asked
@@ -220,7 +241,7 @@ def contestant(pipe: Connection, name: str, folder: Path, precision: str, batch:
 
 
 def compare(
-    folder: Path, precision: str, batch: int, shape: tuple[int, int], rounds: int, peers: list[str]
+    folder: Path, precision: str, batch: int, shape: tuple[int, int], rounds: int, peers: list[str], device: str
 ) -> dict[str, list[float]]:
     """Contestant → seconds of each round, in which each has a turn."""
     context = multiprocessing.get_context("spawn")
@@ -229,7 +250,7 @@ def compare(
     able = [name for name in PRECISIONS[precision] if name == "ours" or name in peers]
     for name in (*able, *(("memory",) if batch == 1 and shape[1] > 1 else ())):
         pipes[name], far = context.Pipe()
-        processes.append(context.Process(target=contestant, args=(far, name, folder, precision, batch)))
+        processes.append(context.Process(target=contestant, args=(far, name, folder, precision, batch, device)))
         processes[-1].start()
         far.close()
         assert pipes[name].recv() == "ready"
@@ -290,8 +311,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16])
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=list(PRECISIONS))
-    parser.add_argument("--peers", nargs="*", default=list(NEEDS), choices=list(NEEDS), help="beside us; else all")
+    parser.add_argument("--device", default="cpu", choices=list(ON))
+    parser.add_argument("--peers", nargs="*", choices=list(NEEDS), help="beside us; else all of this device")
     arguments = parser.parse_args()
+    device = arguments.device
+    arguments.peers = list(ON[device]) if arguments.peers is None else arguments.peers
     if lacking := missing(arguments.peers):
         wanted = f"pip install {' '.join(lacking)}"
         parser.error(f"not all peers are installed. {wanted}; or name those that you want with --peers.")
@@ -299,28 +323,37 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make_folder(folder)
-        peers = [name for name in NEEDS if name in arguments.peers]
+        peers = [name for name in ON[device] if name in arguments.peers]
         head = ["", "precision", "ours", *peers, "ours ÷ fastest peer", "of the limit"]
         lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
         for batch in arguments.batches:
             turns = arguments.rounds * (3 if batch == 1 else 1)
             for precision in arguments.precisions:
-                found = compare(folder, precision, batch, (PROMPT, NEW), turns, peers)
+                found = compare(folder, precision, batch, (PROMPT, NEW), turns, peers, device)
                 what = f"{batch} text{'s' * (batch > 1)}, tokens/s"
                 lines.append(_row(what, precision, batch * NEW, found, peers, "0f"))
                 rate = NEW / statistics.median(found["memory"]) if "memory" in found else 0.0
                 print(lines[-1], f"{rate * weight_bytes(precision) / 1e9:.1f} GB/s" if rate else "", flush=True)
         for precision in arguments.precisions:
-            found = compare(folder, precision, 1, (LONG, 1), 3 * arguments.rounds, peers)
+            found = compare(folder, precision, 1, (LONG, 1), 3 * arguments.rounds, peers, device)
             lines.append(_row(f"first token after {LONG}, per s", precision, 1, found, peers, "2f"))
             print(lines[-1], flush=True)
     lines += [
         "",
-        f"{machine()}; medians of {arguments.rounds} rounds, of 3 times as many with one text. Prompts of {PROMPT} "
-        f"tokens, {NEW} new ones, greedy; the limit: as many bytes as the weights have, read by all cores for each new "
-        "token and nothing else, in turn.",
+        f"{machine()}{_gpu(device)}; medians of {arguments.rounds} rounds, of 3 times as many with one text. Prompts "
+        f"of {PROMPT} tokens, {NEW} new ones, greedy; the limit: as many bytes as the weights have, read for each new token by all "
+        "cores, or the GPU, and nothing else, in turn.",
     ]
-    write_section("decoding", "Writing with 124M", lines)
+    if device == "cpu":
+        write_section("decoding", "Writing with 124M", lines)
+    else:
+        write_section("decoding-on-a-gpu", "Writing with 124M on a GPU", lines)
+
+
+def _gpu(device: str) -> str:
+    import torch
+
+    return f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
 
 
 def _row(what: str, precision: str, count: int, found: dict[str, list[float]], peers: list[str], form: str) -> str:

@@ -8,6 +8,7 @@ import torch
 from gpt2.console import counted, warn
 from gpt2.errors import ConfigError
 from gpt2.generation.engine import Engine
+from gpt2.generation.graphs import GraphReader
 from gpt2.generation.native import PRECISIONS, NativeReader, compiled, fits
 from gpt2.generation.reader import Reader
 from gpt2.model.gpt2 import GPT2
@@ -47,12 +48,15 @@ def open_engine(folder: Path, device: torch.device, precision: str = "auto", slo
 
 
 def fastest_reader(model: GPT2, slots: int) -> Reader:
-    """Compiled code on a CPU where there is a compiler and the model's sizes suit it; else PyTorch."""
+    """Compiled code on a CPU where there is a compiler and the model's sizes suit it; recorded graphs on a GPU of
+    NVIDIA's (or AMD's, by ROCm); else PyTorch."""
     return _reader(model, slots, _library(model))
 
 
 def _reader(model: GPT2, slots: int, library: ctypes.CDLL | None) -> Reader:
-    return Reader(model, slots) if library is None else NativeReader(model, slots, library)
+    if library is not None:
+        return NativeReader(model, slots, library)
+    return (GraphReader if model.wpe.weight.is_cuda else Reader)(model, slots)
 
 
 def _library(model: GPT2) -> ctypes.CDLL | None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gpt2.model.gpt2 import GPT2
+from gpt2.model.kv_cache import Past
 from gpt2.model.precision import products_of
 
 
@@ -67,7 +68,7 @@ class Reader:
         """Read pieces of one length at once: row → logits, shape (answers, V), of those that want them."""
         rows = [piece.row for piece in batch]
         tokens = torch.tensor([list(piece.ids) for piece in batch], device=self.model.wpe.weight.device)  # (B, T)
-        hidden = self.model.hidden_states(tokens, self.cache, rows)  # (B, T, C)
+        hidden = self.model.hidden_states(tokens, Past(self.cache, rows, tokens.shape[1]))  # (B, T, C)
         self.cache.advance(tokens.shape[1], rows)
         wanted = [(place, piece) for place, piece in enumerate(batch) if piece.answers]
         if not wanted:

@@ -118,12 +118,12 @@ class GPT2(nn.Module):
         Returns:
             Logits, shape (B, T, V).
         """
-        return self.logits(self.hidden_states(tokens, cache, rows))
+        past = None if cache is None else Past(cache, rows, tokens.shape[1])
+        return self.logits(self.hidden_states(tokens, past))
 
-    def hidden_states(self, tokens: Tensor, cache: KVCache | None = None, rows: Sequence[int] | None = None) -> Tensor:
-        """What the output matrix reads, for the same arguments: shape (B, T, C)."""
+    def hidden_states(self, tokens: Tensor, past: Past | None = None) -> Tensor:
+        """What the output matrix reads, for ids of shape (B, T) and what was before them: shape (B, T, C)."""
         T = tokens.shape[1]
-        past = None if cache is None else Past(cache, rows, T)
         end = T if past is None else past.end
         assert end <= self.config.context_length, f"{end} tokens in a context of {self.config.context_length}"
         positions = torch.arange(T, device=tokens.device) if past is None else past.positions  # (T,) or (B, T)

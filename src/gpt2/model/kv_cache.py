@@ -72,6 +72,12 @@ class Past:
         cache: keys and values of the tokens before the new ones.
         rows: the rows of the cache that the batch is made of, in its order; else all.
         tokens: new tokens of each row, T.
+
+    Attributes:
+        end: tokens attended to, S: those of the longest row, the new ones included.
+        positions: of the new tokens, shape (B, T).
+        mask: which tokens each new one sees, shape (B, 1, T, S), the same for each head; None: all, or those up to
+            itself.
     """
 
     def __init__(self, cache: KVCache, rows: Sequence[int] | None, tokens: int) -> None:
@@ -90,8 +96,12 @@ class Past:
         # the same and one new token, all is seen.
         self.mask: Tensor | None = None
         if max(lengths) > 0 and (tokens > 1 or min(lengths) < max(lengths)):
-            seen = torch.arange(self.end, device=device) <= self.positions[:, :, None]  # (B, T, S)
-            self.mask = seen[:, None]  # (B, 1, T, S): the same for each head
+            self.mask = self.seen()
+
+    def seen(self) -> Tensor:
+        """A query sees its past and itself: shape (B, 1, T, S)."""
+        places = torch.arange(self.end, device=self.positions.device)  # (S,)
+        return (places <= self.positions[:, :, None])[:, None]
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write new keys and values, shape (B, H, T, D), behind the filled ones; return all up to the longest row."""
@@ -100,6 +110,34 @@ class Past:
     def _store(self, stored: Tensor, new: Tensor) -> Tensor:
         stored[self.index[:, None], :, self.positions] = new.transpose(1, 2).to(stored.dtype)  # (B, T, H, D)
         return stored[self.index if self.span is None else self.span, :, : self.end]  # (B, H, S, D)
+
+
+class PastOfAll(Past):
+    """The same for one new token in every row, where it lies in tensors which rows have one, and behind how many.
+
+    Nothing here depends on the numbers in these tensors but numbers in other tensors: a GPU can repeat the pass, when
+    they have changed, without being told anew what to do. Rows that have no new token compute something that nobody
+    wants, and keep what they have.
+
+    Args:
+        cache: keys and values of the tokens before the new ones, B rows.
+        lengths: tokens of each row, shape (B,); of those that have a new one less than `end`.
+        reading: whether each row has a new one, boolean, shape (B,).
+        end: tokens attended to, S; those behind a row's own are masked.
+    """
+
+    def __init__(self, cache: KVCache, lengths: Tensor, reading: Tensor, end: int) -> None:
+        self.cache, self.reading, self.end = cache, reading, end
+        self.index = torch.arange(len(lengths), device=lengths.device)  # (B,)
+        self.positions = lengths.clamp(max=end - 1)[:, None]  # (B, 1)
+        self.mask = self.seen()
+
+    def _store(self, stored: Tensor, new: Tensor) -> Tensor:
+        place = self.positions[:, 0]
+        kept = stored[self.index, :, place]  # (B, H, D)
+        # Not written and left: what lies behind a row's end is hidden by a factor of 0, and 0 × NaN is NaN.
+        stored[self.index, :, place] = torch.where(self.reading[:, None, None], new[:, :, 0].to(stored.dtype), kept)
+        return stored[:, :, : self.end]  # (B, H, S, D)
 
 
 def _zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
