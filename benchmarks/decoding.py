@@ -341,8 +341,8 @@ def main() -> None:
     lines += [
         "",
         f"{machine()}{_gpu(device)}; medians of {arguments.rounds} rounds, of 3 times as many with one text. Prompts "
-        f"of {PROMPT} tokens, {NEW} new ones, greedy; the limit: as many bytes as the weights have, read for each new token by all "
-        "cores, or the GPU, and nothing else, in turn.",
+        f"of {PROMPT} tokens, {NEW} new ones, greedy; the limit: as many bytes as the weights have, read for each new "
+        "token by all cores, or the GPU, and nothing else, in turn.",
     ]
     if device == "cpu":
         write_section("decoding", "Writing with 124M", lines)

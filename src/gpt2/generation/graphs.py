@@ -1,7 +1,7 @@
 """The reader for NVIDIA's GPUs: a token of every text at once, as a graph of kernels that was recorded before.
 
-Reading a token with 12 layers takes some 330 small kernels, and a GPU is done with each of them before Python has asked for the
-next. A recorded graph is asked for once ("CUDA graphs").
+A token takes some 330 small kernels in a model of 12 layers, and a GPU is done with each of them before Python has
+asked for the next. A recorded graph is asked for once ("CUDA graphs").
 """
 
 from collections import Counter
