@@ -5,15 +5,16 @@ torchrun starts the processes and tells each its number; alone, everything here 
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,10 +22,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gpt2.errors import ConfigError, UserError
+from gpt2.runtime import is_out_of_memory
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
+T = TypeVar("T")
 Strategy = Literal["ddp", "fsdp"]
 
 LONGEST_WORK_OF_ONE = timedelta(days=30)
@@ -136,6 +139,9 @@ class Spread:
     """While active, backward keeps gradients to this process: for all micro-batches but the last."""
     independent: bool = False
     """Whether all but that sum is computed without the other processes."""
+    ended: Callable[[], bool] | None = None
+    """Where processes compute together: whether memory has ended in this one, in the forward pass just made. What that
+    pass returned means nothing then, but the others have not been left waiting."""
     release: Callable[[], None] = lambda: None
     """Forget gathered weights that a pass without backward has left: they are about to change."""
 
@@ -183,9 +189,11 @@ def spread(
         param_dtype=torch.bfloat16 if precision == "bf16" else None, reduce_dtype=torch.float32
     )
     # Each call moves its part to the device, where only this process's share of it stays: the whole need not fit there.
-    for block in blocks:
+    parts = list(blocks)
+    for block in parts:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
+    in_step = _InStep(model, parts)
     assert isinstance(model, FSDPModule)
     sharded = model
 
@@ -197,7 +205,52 @@ def spread(
         finally:
             sharded.set_requires_gradient_sync(True)
 
-    return Spread(model, without_sum, release=sharded.reshard)
+    return Spread(model, without_sum, ended=lambda: in_step.ended, release=sharded.reshard)
+
+
+class _InStep:
+    """A model whose forward pass goes through all of its blocks, also when memory ends in this process on the way.
+
+    Each block's weights are gathered from all processes before it computes, so a process that gave up in the midst
+    would leave the others waiting. It goes on, gathers with them, and computes nothing: its answer is of no use.
+
+    Args:
+        model: returns two scalars. It is changed in place, and so are the blocks.
+        blocks: parts of it, in the order in which they compute, from activations to activations.
+    """
+
+    def __init__(self, model: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        self.ended = False
+        self._blocks = blocks
+        self._passed = 0
+        for block in blocks:
+            block.forward = functools.partial(self._through_block, block.forward)
+        model.forward = functools.partial(self._through_all, model.forward)
+
+    def _through_all(self, forward: Callable[..., tuple[Tensor, Tensor]], *given: Tensor) -> tuple[Tensor, Tensor]:
+        self.ended, self._passed = False, 0
+        answer = self._unless_memory_ends(lambda: forward(*given))
+        if answer is not None:
+            return answer
+        nothing = torch.zeros(2, device=given[0].device)
+        for block in self._blocks[self._passed :]:
+            block(nothing)
+        return nothing[0], nothing[1]
+
+    def _through_block(self, forward: Callable[..., Tensor], x: Tensor, *more: Any) -> Tensor:
+        y = None if self.ended else self._unless_memory_ends(lambda: forward(x, *more))
+        self._passed += 1
+        return x if y is None else y
+
+    def _unless_memory_ends(self, compute: Callable[[], T]) -> T | None:
+        try:
+            return compute()
+        except RuntimeError as error:
+            # A pass without backward is of a validation, which is not made again.
+            if not (is_out_of_memory(error) and torch.is_grad_enabled()):
+                raise
+            self.ended = True
+        return None
 
 
 def lost_another(error: BaseException) -> bool:

@@ -102,6 +102,42 @@ def lack_memory_in_the_last_backward_pass() -> None:
     _lack_memory(lambda begun, size: begun == 10, backward=True)
 
 
+def lack_memory_in_a_block() -> None:
+    """The second process alone has none for more than a sequence in the second block, from the fifth step on."""
+    from gpt2.model.gpt2 import MLP, Block
+
+    block, mlp, begun, within = Block.forward, MLP.forward, 0, False
+
+    def counting(self: Block, x: Tensor, *more: Any) -> Tensor:
+        nonlocal begun, within
+        within = torch.is_grad_enabled() and self.attn.layer == 1
+        begun += within
+        return block(self, x, *more)
+
+    def tight(self: MLP, x: Tensor) -> Tensor:
+        if RANK == 1 and within and begun > 8 and len(x) > 1:
+            no_room()
+        return mlp(self, x)
+
+    Block.forward, MLP.forward = counting, tight
+
+
+def lack_memory_in_the_loss() -> None:
+    """The second process alone has none for the logits of more than a sequence, from the fifth step on."""
+    from gpt2.training import loss
+
+    cross_entropy, begun = loss.linear_cross_entropy, 0
+
+    def tight(hidden: Tensor, *more: Any) -> tuple[Tensor, Tensor]:
+        nonlocal begun
+        begun += torch.is_grad_enabled()
+        if RANK == 1 and torch.is_grad_enabled() and begun > 8 and len(hidden) > 1:
+            no_room()
+        return cross_entropy(hidden, *more)
+
+    loss.linear_cross_entropy = tight
+
+
 def _lack_memory(when: Callable[[int, int], bool], backward: bool = False) -> None:
     from gpt2.training.loss import NextTokenLoss
 

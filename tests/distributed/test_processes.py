@@ -100,22 +100,32 @@ def test_a_gradient_that_is_no_number_in_one_process_is_passed_over_by_all(
     assert len(set(weights[0])) == 20
 
 
-def test_where_memory_ends_in_one_process_all_make_the_step_again(zygote: Zygote, workplace: Path) -> None:
-    trained(zygote, workplace, "notes.txt", "--run", "roomy", *OPTIONS, processes=2)
-    said = trained(zygote, workplace, "notes.txt", "--run", "tight", *OPTIONS, processes=2, before="lack_memory")
+@pytest.mark.parametrize(
+    ("strategy", "where"),
+    [
+        ("ddp", "lack_memory"),
+        ("fsdp", "lack_memory"),
+        ("fsdp", "lack_memory_in_a_block"),
+        ("fsdp", "lack_memory_in_the_loss"),
+    ],
+)
+def test_where_memory_ends_in_one_process_all_make_the_step_again(
+    zygote: Zygote, workplace: Path, strategy: str, where: str
+) -> None:
+    options = (*OPTIONS, "--distributed.strategy", strategy)
+    trained(zygote, workplace, "notes.txt", "--run", "roomy", *options, processes=2)
+    said = trained(zygote, workplace, "notes.txt", "--run", "tight", *options, processes=2, before=where)
     assert said.count("The step is made again") == 2  # with 2 at once, and with 1
     assert losses(workplace / "runs/tight") == pytest.approx(losses(workplace / "runs/roomy"), rel=1e-6)
     assert read_json(workplace / "runs/tight/run.json")["settings"]["train"]["micro_batch_size"] == 1
 
 
-@pytest.mark.parametrize(
-    ("strategy", "where"), [("fsdp", "lack_memory"), ("ddp", "lack_memory_in_the_last_backward_pass")]
-)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_where_memory_ends_in_the_middle_of_a_sum_all_end_and_it_is_said_what_to_do(
-    zygote: Zygote, workplace: Path, strategy: str, where: str
+    zygote: Zygote, workplace: Path, strategy: str
 ) -> None:
     options = ("--run", "tight", *OPTIONS, "--distributed.strategy", strategy)
-    ended = zygote.run(workplace, "notes.txt", *options, ranks=2, before=where)
+    ended = zygote.run(workplace, "notes.txt", *options, ranks=2, before="lack_memory_in_the_last_backward_pass")
     assert ended["code"] == 2
     assert "Another process has ended in the middle of step 5" in ended["said"]
     assert "Error in process 1: Memory ended at step 5" in ended["said"]

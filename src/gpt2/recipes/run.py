@@ -98,6 +98,7 @@ def run(job: Job) -> None:
             autocast=precision,
             without_sum=laid_out.without_sum,
             independent=laid_out.independent,
+            ended=laid_out.ended,
         ),
         started=job.started,
         world=world,

@@ -23,8 +23,8 @@ class StopWished(Exception):  # noqa: N818 - nothing has gone wrong
     """What was going on is broken off: the run is to stop."""
 
 
-class _EndedElsewhere(Exception):  # noqa: N818 - nothing has gone wrong here
-    """Memory has ended in another process."""
+class _MemoryEnded(Exception):  # noqa: N818 - the step is made again
+    """In one of the processes, and all know of it."""
 
 
 class Loader(Protocol):
@@ -65,6 +65,8 @@ class Plan:
     """While active, backward leaves gradients unsummed between processes."""
     independent: bool = False
     """Whether each process computes without the others until gradients are summed, so that it can begin anew."""
+    ended: Callable[[], bool] | None = None
+    """Where processes compute together: whether memory has ended in this one, in the forward pass just made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,20 +210,21 @@ class Trainer:
     def _gradient_that_fits(self, batch: _Batch) -> tuple[float, float, float, int]:
         """`_gradient`; where memory ends on the way, once more from the batch's beginning in halved micro-batches.
 
-        Of several processes all begin again, if memory ends in one before gradients are summed. It is most likely to:
-        at the end of the last forward pass, when all processes meet, there are as many activations as ever.
+        Of several processes all begin again, if memory ends in one in a forward pass: they meet at its end, when there
+        are as many activations as ever; before each backward pass where they compute together, else before the last.
         """
         while True:
             self._summing = False
             try:
                 return self._gradient(batch)
-            except _EndedElsewhere:
-                pass
+            except _MemoryEnded:
+                if self.micro_batch_size == 1:
+                    raise torch.OutOfMemoryError("Memory has ended in one of the processes.") from None
             except RuntimeError as error:
                 together = self.world.size > 1 and (self._summing or not self.plan.independent)
                 if not is_out_of_memory(error) or self.micro_batch_size == 1 or together:
                     raise
-                self._meet(1)
+                self._meet(True)
             # Outside of the handler: the error holds the frames, and they the activations.
             if self.world.size > 1:
                 self._sum_of_little(batch)
@@ -231,12 +234,12 @@ class Trainer:
             self.micro_batch_size = (min(self.micro_batch_size, len(batch.inputs)) + 1) // 2
             self.shrunk(self.micro_batch_size)
 
-    def _meet(self, ended: int) -> int:
-        """In how many processes memory has ended on the way to the sum of gradients; each says so of itself."""
-        if not self.plan.independent:
-            return 0
+    def _meet(self, ended: bool) -> bool:
+        """Whether memory has ended in any process; each says so of itself."""
+        if not (self.plan.independent or self.plan.ended):
+            return ended
         # On the CPU, whatever the device: its queue is not waited for.
-        return int(self.world.sum(torch.tensor(ended)).item())
+        return self.world.sum(torch.tensor(int(ended))).item() > 0
 
     def _sum_of_little(self, batch: _Batch) -> None:
         """A sum of gradients that takes next to no memory: where the last forward pass was begun, one is due."""
@@ -262,10 +265,10 @@ class Trainer:
             with contextlib.nullcontext() if last else self.plan.without_sum():
                 with self.plan.autocast():
                     total, counted = self.objective(batch.inputs[part], batch.targets[part])
-                if last:
-                    if self._meet(0):
-                        raise _EndedElsewhere
-                    self._summing = True
+                ended = self.plan.ended is not None and self.plan.ended()
+                if (last or self.plan.ended) and self._meet(ended):
+                    raise _MemoryEnded
+                self._summing = last
                 (total / share).backward()
             sums[0] += total.detach()
             sums[1] += counted
