@@ -16,7 +16,7 @@ from gpt2.config.presets import PRESETS
 from gpt2.model import cost
 from gpt2.model.cost import flops, flops_per_token, memory, parameters, tokens_per_second, training_state
 from gpt2.model.gpt2 import GPT2, GPT2Config
-from gpt2.model.plan import GIB, Shape, fit, layouts, saving, sequences_needed, verdict
+from gpt2.model.plan import GIB, Shape, compiling_pays_back, fit, layouts, saving, sequences_needed, verdict
 from gpt2.training.loss import CHUNK_BYTES
 
 Cli = Callable[..., Answer]
@@ -190,6 +190,14 @@ def test_what_others_ran_is_not_called_impossible(
     fitted = fit(sizes, gpus, GPUS["H100"].memory * GIB, sequences, sequences)
     assert fitted.fits
     assert fitted.layout.recompute <= recompute
+
+
+def test_compiling_pays_back_from_ten_minutes_on() -> None:
+    h100 = GPUS["H100"].peak
+    assert not compiling_pays_back(SMALL, 10**8, 1, h100)
+    assert compiling_pays_back(SMALL, 10**9, 1, h100)  # 48 minutes, at 346,000 tokens/s
+    assert not compiling_pays_back(SMALL, 10**9, 8, h100)
+    assert compiling_pays_back(XL, 10**9, 8, h100)
 
 
 def test_the_layout_grows_with_need() -> None:

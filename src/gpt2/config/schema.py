@@ -125,8 +125,10 @@ class TrainSettings(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="number format of the matrix products; auto: bf16 where the device gains from it"
     )
-    compile: bool = Field(
-        default=False, description="compile the model with torch.compile: for GPUs; a slower start, and no gain on CPUs"
+    compile: bool | None = Field(
+        default=None,
+        description="compile the model with torch.compile, about a minute before the first step; else on GPUs only, "
+        "where training takes ten minutes and more; on CPUs nothing is gained",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1 or mps")
     sample_tokens: Annotated[int, Field(ge=0)] = Field(

@@ -37,6 +37,7 @@ from gpt2.runtime import (
 from gpt2.signals import Signalled
 from gpt2.training import checkpoint
 from gpt2.training.averaging import Averaging
+from gpt2.training.compiled import Compiled
 from gpt2.training.display import Display
 from gpt2.training.fit import Outcome, Progress, Rhythm, fit
 from gpt2.training.guard import Guard
@@ -81,7 +82,7 @@ def run(job: Job) -> None:
     objective = task.objective(model)
     precision = functools.partial(autocast, train.precision, device)
     laid_out = spread(objective, model.h, world, settings.distributed.strategy, train.precision, device)
-    forward = torch.compile(laid_out.forward) if train.compile else laid_out.forward
+    forward = Compiled(laid_out.forward, _not_compiled) if train.compile else laid_out.forward
     optimizers = build_optimizers([(n, p) for n, p in model.named_parameters() if p.requires_grad], settings.optim)
     stop = StopRequest()
     trainer = Trainer(
@@ -306,6 +307,10 @@ def _out_of_memory(job: Job, trainer: Trainer) -> RunError:
     _keep_micro_batch(job, half)
     more = f"gpt2 train --resume {job.folder}"
     return RunError(what, f"Go on with --train.micro-batch-size {half}, which stands in run.json now: {more}")
+
+
+def _not_compiled(why: str) -> None:
+    warn(f"torch.compile has failed: {why} Training goes on without it, and more slowly (--train.compile false).")
 
 
 def _share(batches: Iterator[tuple[Tensor, Tensor, int]], world: World) -> Iterator[tuple[Tensor, Tensor, int]]:

@@ -2,14 +2,19 @@
 
 import torch
 
+from gpt2.config.gpus import find_gpu
 from gpt2.config.resolve import resolve_training
 from gpt2.config.schema import Settings
 from gpt2.corpus.prepare import Prepared
 from gpt2.distributed import World
 from gpt2.errors import ConfigError
 from gpt2.model.cost import ACTIVATION_BYTES, STATE_BYTES, low_rank_parameters, parameters
+from gpt2.model.plan import compiling_pays_back
 from gpt2.recipes.pretraining import model_config
 from gpt2.runtime import activation_memory, pick_matrix_precision, pick_precision, whole_memory
+
+FAST = 1e15
+"""FLOP/s at the peak of a GPU whose name says nothing."""
 
 
 def settled(settings: Settings, prepared: Prepared, rows: int, world: World, device: torch.device) -> Settings:
@@ -30,13 +35,27 @@ def settled(settings: Settings, prepared: Prepared, rows: int, world: World, dev
     precision = pick_precision(settings.train.precision, device)
     matrix_precision = pick_matrix_precision(settings.optim.matrix_precision, settings.train.precision, device)
     kind = device.type if world.size > 1 else str(device)
+    compiles = _compiles(settings, prepared, world, device)
     return settings.model_copy(
         update={
-            "train": settings.train.model_copy(update={"device": kind, "precision": precision}),
+            "train": settings.train.model_copy(update={"device": kind, "precision": precision, "compile": compiles}),
             "optim": settings.optim.model_copy(update={"matrix_precision": matrix_precision}),
             "distributed": settings.distributed.model_copy(update={"processes": world.size}),
         }
     )
+
+
+def _compiles(settings: Settings, prepared: Prepared, world: World, device: torch.device) -> bool:
+    """Conversations have rows of many lengths, each of which would be compiled anew."""
+    if settings.train.compile is not None:
+        return settings.train.compile
+    if device.type != "cuda" or settings.tuning is not None:
+        return False
+    train, config = settings.train, model_config(settings, prepared)
+    assert train.steps, "resolve the training first"
+    tokens = train.steps * train.batch_size * config.context_length
+    gpu = find_gpu(torch.cuda.get_device_name(device))
+    return compiling_pays_back(config, tokens, world.size, FAST if gpu is None else gpu.peak)
 
 
 def _require_memory(settings: Settings, prepared: Prepared, world: World, device: torch.device) -> None:

@@ -43,7 +43,9 @@ def announce(settings: Settings, report: Report, device: torch.device, world: Wo
         f"context {sizes.context_length}: {report.parameters:,} parameters. Training: "
         f"{counted(train.steps, 'step')} of {train.batch_size} × {sizes.context_length} tokens "
         f"({report.epochs:.1f} epochs), {rates(settings.optim)}, {settings.schedule.name}, dropout "
-        f"{sizes.dropout:g}, weight decay {settings.optim.weight_decay:g}, {train.precision} on {where}.",
+        f"{sizes.dropout:g}, weight decay {settings.optim.weight_decay:g}, {train.precision} on {where}."
+        + " It is compiled first, which takes about a minute."
+        * bool(train.compile),
         style="dim",
     )
     if len(validation) > train.eval_tokens:
