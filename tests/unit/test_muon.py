@@ -7,7 +7,7 @@ from torch import nn
 from gpt2.config.schema import OptimSettings
 from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.optim.build import build_optimizers
-from gpt2.optim.muon import Muon, orthogonalized
+from gpt2.optim.muon import COEFFICIENTS, Muon, orthogonalized
 from gpt2.optim.optimizer import Optimizer
 
 
@@ -26,6 +26,27 @@ def test_singular_values_come_close_to_one_and_directions_stay(shape: tuple[int,
     cosine = (out * (u @ v)).sum((1, 2)) / (out.norm(dim=(1, 2)) * (u @ v).norm(dim=(1, 2)))
     assert cosine.min() > 0.97
     assert torch.allclose(orthogonalized(matrices[:1], 5), out[:1], atol=1e-5)  # each alone
+
+
+def quintic(matrix: torch.Tensor) -> torch.Tensor:
+    """Newton-Schulz as it is written, in double precision: five times a·X + b·(XXᵀ)X + c·(XXᵀ)²X."""
+    a, b, c = COEFFICIENTS
+    x = matrix.double() / matrix.double().norm()
+    for _ in range(5):
+        square = x @ x.mT
+        x = a * x + b * square @ x + c * square @ square @ x
+    return x.float()
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (8, 32), (32, 8), (9, 17)])
+@pytest.mark.parametrize("decades", [0, 2, 5, None])
+def test_they_are_those_of_the_iterations_as_they_are_written(shape: tuple[int, int], decades: int | None) -> None:
+    """Also where singular values are tiny, or all but one are zero."""
+    u, _, v = torch.linalg.svd(random(*shape), full_matrices=False)
+    values = torch.zeros(min(shape)) if decades is None else torch.logspace(0, -decades, min(shape))
+    values[0] = 1.0
+    matrix = u * values @ v
+    assert torch.allclose(orthogonalized(matrix[None], 5)[0], quintic(matrix), atol=1e-3)
 
 
 def step(
