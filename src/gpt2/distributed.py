@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Strategy = Literal["ddp", "fsdp"]
+Translation = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 LONGEST_WORK_OF_ONE = timedelta(days=30)
 """That the others wait for. The main process may prepare terabytes of text; if it dies, they hear of it at once."""
@@ -134,7 +135,9 @@ class Spread:
     """A model laid over the processes."""
 
     forward: nn.Module
-    """What computes logits; its backward sums gradients over the processes and divides by their number."""
+    """What computes the loss; its backward sums gradients over the processes and divides by their number."""
+    in_training: Callable[..., Any]
+    """The same, translated."""
     without_sum: Callable[[], contextlib.AbstractContextManager[Any]]
     """While active, backward keeps gradients to this process: for all micro-batches but the last."""
     independent: bool = False
@@ -153,6 +156,7 @@ def spread(
     strategy: Strategy,
     precision: str,
     device: torch.device,
+    translated: Translation | None = None,
 ) -> Spread:
     """Lay a model over the processes; its parameters are the ones to optimize, afterwards.
 
@@ -166,9 +170,13 @@ def spread(
         strategy: which of the two.
         precision: `bf16` lets fsdp gather weights in bf16.
         device: of this process, to which they move.
+        translated: a forward pass → the same for training, such as compiled. With fsdp it gets the blocks, between
+            whose passes the processes meet: what fails in one process is then made again without the others.
     """
+    translated = translated or (lambda forward: forward)
     if world.size == 1:
-        return Spread(model.to(device), contextlib.nullcontext)
+        alone = model.to(device)
+        return Spread(alone, translated(alone), contextlib.nullcontext)
     if strategy == "ddp":
         # One bucket would wait for all gradients; the default of 25 MB overlaps the sums with backward.
         with warnings.catch_warnings():  # torch 2.13 has a new name for broadcast_buffers, which 2.11 does not know
@@ -179,7 +187,7 @@ def spread(
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
             )
-        return Spread(parallel, parallel.no_sync, independent=True)
+        return Spread(parallel, translated(parallel), parallel.no_sync, independent=True)
     # 0.9 s of imports, which a run of one process does not wait for.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -193,7 +201,7 @@ def spread(
     for block in parts:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
-    in_step = _InStep(model, parts)
+    in_step = _InStep(model, parts, translated)
     assert isinstance(model, FSDPModule)
     sharded = model
 
@@ -205,7 +213,7 @@ def spread(
         finally:
             sharded.set_requires_gradient_sync(True)
 
-    return Spread(model, without_sum, ended=lambda: in_step.ended, release=sharded.reshard)
+    return Spread(model, model, without_sum, ended=lambda: in_step.ended, release=sharded.reshard)
 
 
 class _InStep:
@@ -217,14 +225,20 @@ class _InStep:
     Args:
         model: returns two scalars. It is changed in place, and so are the blocks.
         blocks: parts of it, in the order in which they compute, from activations to activations.
+        translated: a block's forward pass → the same for training.
     """
 
-    def __init__(self, model: nn.Module, blocks: Sequence[nn.Module]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Sequence[nn.Module],
+        translated: Translation,
+    ) -> None:
         self.ended = False
         self._blocks = blocks
         self._passed = 0
         for block in blocks:
-            block.forward = functools.partial(self._through_block, block.forward)
+            block.forward = functools.partial(self._through_block, block.forward, translated(block.forward))
         model.forward = functools.partial(self._through_all, model.forward)
 
     def _through_all(self, forward: Callable[..., tuple[Tensor, Tensor]], *given: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,7 +251,10 @@ class _InStep:
             block(nothing)
         return nothing[0], nothing[1]
 
-    def _through_block(self, forward: Callable[..., Tensor], x: Tensor, *more: Any) -> Tensor:
+    def _through_block(
+        self, plain: Callable[..., Tensor], translated: Callable[..., Tensor], x: Tensor, *more: Any
+    ) -> Tensor:
+        forward = translated if torch.is_grad_enabled() else plain
         y = None if self.ended else self._unless_memory_ends(lambda: forward(x, *more))
         self._passed += 1
         return x if y is None else y

@@ -1,5 +1,6 @@
 """What a process of a run can be made to do first: note what it sees, or get into trouble. Called in a fork."""
 
+import functools
 import hashlib
 import json
 import os
@@ -155,6 +156,18 @@ def _lack_memory(when: Callable[[int, int], bool], backward: bool = False) -> No
         return total, counted
 
     NextTokenLoss.forward = tight
+
+
+def refuse_to_compile() -> None:
+    """The second process alone finds no compiler; the first one's gives back what it is given."""
+
+    def compiler(graph: Any, inputs: list[Tensor]) -> Any:
+        note("compiled", len(graph.graph.nodes))
+        if RANK == 1:
+            raise OSError("there is no compiler")
+        return graph.forward
+
+    torch.compile = functools.partial(torch.compile, backend=compiler)
 
 
 def refuse_to_move_whole() -> None:

@@ -136,6 +136,16 @@ def test_where_memory_ends_in_the_middle_of_a_sum_all_end_and_it_is_said_what_to
     assert settings["train"]["micro_batch_size"] == 2
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_where_one_process_cannot_compile_it_goes_on_without(zygote: Zygote, workplace: Path, strategy: str) -> None:
+    options = (*OPTIONS, "--distributed.strategy", strategy)
+    trained(zygote, workplace, "notes.txt", "--run", "plain", *options, processes=2)
+    compiled = ("--run", "compiled", "--train.compile", "true")
+    trained(zygote, workplace, "notes.txt", *compiled, *options, processes=2, before="refuse_to_compile")
+    assert all(lines(workplace / f"compiled-{rank}.jsonl") for rank in (0, 1))
+    assert losses(workplace / "runs/compiled") == pytest.approx(losses(workplace / "runs/plain"), rel=1e-6)
+
+
 def batches(folder: Path) -> dict[int, list[str]]:
     """Step → the hashes of all its sequences, those of the first process first; then they are forgotten."""
     found: dict[int, list[str]] = {}

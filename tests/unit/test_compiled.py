@@ -50,6 +50,28 @@ def test_a_compiled_pass_gives_the_same_loss_and_gradient(monkeypatch: pytest.Mo
     assert not said
 
 
+@pytest.mark.parametrize("chunk", [2**28, 4 * 53 * 10])
+def test_the_compiler_of_gradients_gives_the_same(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    """Torch 2.11 gave zeros for a loss that was summed in place."""
+    monkeypatch.setattr("gpt2.training.loss.CHUNK_BYTES", chunk)  # of logits: one and several
+    by(monkeypatch, "aot_eager")
+    made, said = loss(), []
+    torch.testing.assert_close(gradient(Compiled(made, said.append), made), gradient(made, made))
+    assert not said
+
+
+def test_a_backward_pass_that_cannot_be_compiled_is_made_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.backends.common import aot_autograd
+
+    def failing(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> NoReturn:
+        raise OSError("no room for what was compiled")
+
+    by(monkeypatch, aot_autograd(fw_compiler=lambda graph, inputs: graph, bw_compiler=failing))
+    made, said = loss(), []
+    assert torch.equal(gradient(Compiled(made, said.append), made), gradient(made, made))
+    assert said == ["no room for what was compiled."]
+
+
 def test_what_cannot_be_compiled_is_made_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 

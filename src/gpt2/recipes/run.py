@@ -81,13 +81,15 @@ def run(job: Job) -> None:
     model = task.model(job.resumed)
     objective = task.objective(model)
     precision = functools.partial(autocast, train.precision, device)
-    laid_out = spread(objective, model.h, world, settings.distributed.strategy, train.precision, device)
-    forward = Compiled(laid_out.forward, _not_compiled) if train.compile else laid_out.forward
+    translated = functools.partial(Compiled, failed=_not_compiled) if train.compile else None
+    strategy = settings.distributed.strategy
+    laid_out = spread(objective, model.h, world, strategy, train.precision, device, translated)
     optimizers = build_optimizers([(n, p) for n, p in model.named_parameters() if p.requires_grad], settings.optim)
     stop = StopRequest()
     trainer = Trainer(
         model=model,
-        objective=forward,
+        objective=laid_out.in_training,
+        once=laid_out.forward,
         optimizers=optimizers,
         schedule=build_schedule(settings.schedule, train.steps),
         loader=task.loader(),
@@ -119,7 +121,7 @@ def run(job: Job) -> None:
     world.from_main(lambda: standing.require_room(folder, expected))
     if world.is_main:  # a fork has no report either
         task.introduce(model, device, new=job.resumed is None or not (folder / "report.json").exists())
-    shared = world.size > 1 and settings.distributed.strategy == "fsdp"  # no process holds the whole model
+    shared = world.size > 1 and strategy == "fsdp"  # no process holds the whole model
 
     def validate() -> float:
         size = 2 * trainer.micro_batch_size

@@ -1,30 +1,32 @@
 """A forward pass that torch.compile has translated."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from gpt2.training.trainer import Objective
+Forward = Callable[..., Any]
 
 
 class Compiled:
-    """Compiles when it is first called. Where that fails, the pass is made as it is from then on.
+    """Compiles when it is first called, the backward pass, too; where that fails, both are made as they are.
 
     Args:
-        forward: inputs and targets to the loss and its number of targets.
+        forward: tensors to tensors.
         failed: is told why, in a line.
     """
 
-    def __init__(self, forward: Objective, failed: Callable[[str], None]) -> None:
+    def __init__(self, forward: Forward, failed: Callable[[str], None]) -> None:
         self._plain = forward
-        self._forward: Objective = torch.compile(forward)
+        self._forward: Forward = torch.compile(forward)
+        # Else the backward pass is compiled when it is reached, where it is too late to do without.
+        torch._functorch.config.force_non_lazy_backward_lowering = True  # pyright: ignore[reportAttributeAccessIssue]
         self._failed = failed
 
-    def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, *given: Any) -> Any:
         """As `forward`."""
         try:
-            return self._forward(inputs, targets)
+            return self._forward(*given)
         except RuntimeError as error:
             from torch._dynamo.exc import TorchDynamoException  # a second of imports, which torch.compile has made
 
@@ -33,4 +35,4 @@ class Compiled:
             cause = getattr(error, "inner_exception", error)  # of what compiles, where it was not the tracing
             self._failed(str(cause).strip().partition("\n")[0].rstrip(".") + ".")
             self._forward = self._plain
-        return self._plain(inputs, targets)
+        return self._plain(*given)

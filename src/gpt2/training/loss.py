@@ -87,7 +87,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for start in range(0, len(rows), size):
                 part, label = rows[start : start + size].to(dtype), labels[start : start + size]
                 log_probabilities = (part @ weights.T).float().log_softmax(1)  # (N, V)
-                total += F.nll_loss(log_probabilities, label, ignore_index=IGNORED, reduction="sum")
+                # Not in place: compiled by torch 2.11, a sum that was returned changed gets a gradient of 0.
+                total = total + F.nll_loss(log_probabilities, label, ignore_index=IGNORED, reduction="sum")
                 if rows_gradient is None and not ctx.needs_input_grad[1]:
                     continue
                 gradient = log_probabilities.exp_()

@@ -95,6 +95,7 @@ class Trainer:
         wish: whether this process has been asked to stop; see `stop_wished`.
         shrunk: is told of a smaller micro-batch.
         averaging: what is measured and saved in place of the last weights; else these.
+        once: the objective for a batch of a size that does not come again, which nothing is to be compiled for.
     """
 
     def __init__(
@@ -111,9 +112,11 @@ class Trainer:
         wish: Callable[[], bool] = lambda: False,
         shrunk: Callable[[int], None] = lambda size: None,
         averaging: Averaging | None = None,
+        once: Objective | None = None,
     ) -> None:
         self.model = model
         self.objective = objective
+        self.once = once or objective
         self.optimizers = optimizers
         self.schedule = schedule
         self.loader = loader
@@ -226,11 +229,11 @@ class Trainer:
                     raise
                 self._meet(True)
             # Outside of the handler: the error holds the frames, and they the activations.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
             if self.world.size > 1:
                 self._sum_of_little(batch)
             self._forget_gradient()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
             self.micro_batch_size = (min(self.micro_batch_size, len(batch.inputs)) + 1) // 2
             self.shrunk(self.micro_batch_size)
 
@@ -244,7 +247,9 @@ class Trainer:
     def _sum_of_little(self, batch: _Batch) -> None:
         """A sum of gradients that takes next to no memory: where the last forward pass was begun, one is due."""
         with self.plan.autocast():
-            total, _ = self.objective(batch.inputs[:1], batch.targets[:1])
+            total, _ = self.once(batch.inputs[:1], batch.targets[:1])
+        if self.plan.ended and self.plan.ended():
+            raise torch.OutOfMemoryError("Memory has ended even for one sequence.")
         total.backward()
 
     def _forget_gradient(self) -> None:
