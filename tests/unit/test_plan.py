@@ -134,7 +134,7 @@ def test_memory_of_124m_with_a_batch_of_64() -> None:
     assert held.activations / GIB == pytest.approx(19.1, rel=0.01)
     assert held.logits / GIB == pytest.approx(30.7, rel=0.01)
     assert (held.weights + held.gradients + held.optimizer) / GIB == pytest.approx(1.9, rel=0.03)
-    assert memory(SMALL, 64).logits < 0.05 * held.logits
+    assert memory(SMALL, 64).logits < 0.1 * held.logits
 
 
 def kept_activations(n_layer: int, n_embd: int, tokens: int) -> int:
@@ -167,7 +167,7 @@ def test_attention_by_products_keeps_its_weights_beside_them() -> None:
 
 
 def test_the_chunk_of_logits_is_that_of_the_loss() -> None:
-    assert cost.LOGIT_CHUNK == CHUNK_BYTES // 4
+    assert CHUNK_BYTES["cuda"] // 4 == cost.LOGIT_CHUNK
 
 
 @pytest.mark.parametrize(

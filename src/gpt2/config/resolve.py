@@ -56,8 +56,19 @@ def resolve_learning_rate(n_embd: int, beside_muon: bool) -> float:
     return float(f"{(1e-2 if beside_muon else 3e-3) * math.sqrt(128 / n_embd):.2g}")
 
 
+def even_share(needed: int, room: int) -> int:
+    """Sequences of a micro-batch: the largest divisor of `needed` that fits, if it uses half of the room.
+
+    Else as many as make all micro-batches of a step alike, which may make the step a little larger.
+    """
+    divisor = next((share for share in range(min(room, needed), room // 2, -1) if needed % share == 0), 0)
+    return divisor or math.ceil(needed / math.ceil(needed / room))
+
+
 def resolve_micro_batch(model: ModelSettings, vocab_size: int, batch_size: int, memory: int) -> int:
-    """Most sequences whose activations fit `memory` bytes, at most the batch.
+    """About as many sequences as have activations that fit `memory` bytes, in portions as even as the batch allows.
+
+    What is compiled is compiled for each size of a portion.
 
     A token keeps about 34·C·L numbers of two bytes (Korthikanti et al. 2022, section 4, without attention's
     matrix), here counted with four, which leaves room for that matrix where a CPU keeps it, and its logits three
@@ -65,7 +76,7 @@ def resolve_micro_batch(model: ModelSettings, vocab_size: int, batch_size: int, 
     """
     assert model.n_layer and model.n_embd and model.context_length, "resolve the model first"
     per_token = 4 * (17 * model.n_embd * model.n_layer + 3 * vocab_size)
-    return max(1, min(batch_size, memory // (per_token * model.context_length)))
+    return even_share(batch_size, max(1, min(batch_size, memory // (per_token * model.context_length))))
 
 
 LEAST_EVAL_EVERY = 10

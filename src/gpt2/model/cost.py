@@ -14,8 +14,8 @@ FlashAttention never stores.
 """
 LOGIT_BYTES = 10
 """Of each token and id of the vocabulary: logits in 16 bits, their log-softmax and its gradient in fp32."""
-LOGIT_CHUNK = 2**26
-"""Logits that lie in memory at once where the loss is computed in chunks, as in training."""
+LOGIT_CHUNK = 2**28
+"""Logits that lie in a GPU's memory at once where the loss is computed in chunks, as in training."""
 
 
 class Sizes(Protocol):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from gpt2.config.resolve import even_share
 from gpt2.model.cost import CHECKPOINT_BYTES, Memory, Sizes, flops_per_token, memory, parameters, tokens_per_second
 
 GIB = 2**30
@@ -103,15 +104,6 @@ def fit(sizes: Sizes, gpus: int, gpu_bytes: float, needed: int, micro_batch: int
     last = layouts(gpus)[-1]
     least = last.memory(sizes, micro_batch or 1, needed)
     return Fit(last, False, micro_batch or 1, last.room(sizes, usable, needed), least, usable, tuple(rejected))
-
-
-def even_share(needed: int, room: int) -> int:
-    """Sequences of a micro-batch: the largest divisor of `needed` that fits, if it uses half of the room.
-
-    Else as many as make all micro-batches of a step alike, which may make the step a little larger.
-    """
-    divisor = next((share for share in range(min(room, needed), room // 2, -1) if needed % share == 0), 0)
-    return divisor or math.ceil(needed / math.ceil(needed / room))
 
 
 class Schedule(NamedTuple):

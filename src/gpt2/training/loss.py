@@ -9,8 +9,16 @@ from torch.autograd.function import once_differentiable
 
 from gpt2.data.dataset import IGNORED
 
-CHUNK_BYTES = 2**28
-"""Logits (in fp32) that may lie in memory at once."""
+CHUNK_BYTES = {"cpu": 2**28, "cuda": 2**30}
+"""Logits (in fp32) that may lie in memory at once, by device; on others as on a CPU.
+
+A GPU has the room, and compiling takes two seconds for each chunk of a micro-batch.
+"""
+ALIGNED = {"cuda": 64}
+"""The columns of logits are made a multiple of it, where they are compiled: GPUs have their fastest products for that.
+
+With 50,257 columns, one of the products on an H100 goes by a kernel for GPUs a generation older.
+"""
 
 
 class HiddenStates(Protocol):
@@ -69,6 +77,19 @@ def linear_cross_entropy(hidden: Tensor, matrix: Tensor, targets: Tensor) -> tup
     return total, (labels != IGNORED).sum()
 
 
+def _gradient(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Of the loss, with respect to logits, in fp32: softmax minus one-hot, 0 where nothing counts. Shape (N, V)."""
+    counted = labels != IGNORED
+    targets = labels.where(counted, 0)
+    if torch.compiler.is_compiling():
+        # Compiled, this is one pass from the logits; what is changed in place is written and read again.
+        ids = torch.arange(log_probabilities.shape[1], device=labels.device)
+        return (log_probabilities.exp() - (ids == targets[:, None]).float()) * counted[:, None]
+    gradient = log_probabilities.exp_()
+    gradient[torch.arange(len(labels), device=labels.device), targets] -= 1
+    return gradient.mul_(counted[:, None])
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     """Loss and gradients of some rows at a time: the gradient of logits is softmax minus one-hot, known at once.
 
@@ -79,26 +100,28 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, matrix: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
         total = torch.zeros((), device=rows.device)
-        size = max(1, CHUNK_BYTES // (4 * len(matrix)))
+        size = max(1, CHUNK_BYTES.get(rows.device.type, CHUNK_BYTES["cpu"]) // (4 * len(matrix)))
         rows_gradient = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
         matrix_gradient: Tensor | None = None
+        columns = -len(matrix) % ALIGNED.get(rows.device.type, 1) if torch.compiler.is_compiling() else 0
         weights = matrix.to(dtype)
+        if columns:
+            weights = F.pad(weights, (0, 0, 0, columns))
         with torch.autocast(rows.device.type, enabled=False):
             for start in range(0, len(rows), size):
                 part, label = rows[start : start + size].to(dtype), labels[start : start + size]
-                log_probabilities = (part @ weights.T).float().log_softmax(1)  # (N, V)
+                log_probabilities = (part @ weights.T)[:, : len(matrix)].float().log_softmax(1)  # (N, V)
                 # Not in place: compiled by torch 2.11, a sum that was returned changed gets a gradient of 0.
                 total = total + F.nll_loss(log_probabilities, label, ignore_index=IGNORED, reduction="sum")
                 if rows_gradient is None and not ctx.needs_input_grad[1]:
                     continue
-                gradient = log_probabilities.exp_()
-                counted = label != IGNORED
-                gradient[torch.arange(len(label), device=label.device), label.where(counted, 0)] -= 1
-                gradient = gradient.mul_(counted[:, None]).to(dtype)
+                gradient = _gradient(log_probabilities, label).to(dtype)
+                if columns:
+                    gradient = F.pad(gradient, (0, columns))
                 if rows_gradient is not None:
                     rows_gradient[start : start + size] = gradient @ weights
                 if ctx.needs_input_grad[1]:
-                    product = (gradient.T @ part).to(matrix.dtype)
+                    product = (gradient.T @ part)[: len(matrix)].to(matrix.dtype)
                     matrix_gradient = product if matrix_gradient is None else matrix_gradient.add_(product)
         ctx.save_for_backward(rows_gradient, matrix_gradient)
         return total
