@@ -52,10 +52,10 @@ def default_mfu(gpu: GPU, parameters: int, gpus: int, recompute: bool = False) -
     """Model FLOPs utilization to count on: the share of the GPUs' peak that the model's own arithmetic gets.
 
     For compiled PyTorch in bf16 with FlashAttention. The H100's 0.40 is torchtitan's 0.38–0.39 (8B) and the mean of
-    MosaicML's 760M, 1B and 3B, 0.40; its 0.35 below 200M parameters was a judgement, and `gpt2 train` itself gets 0.366 with
-    124M. The A100's 0.55 is that of their
-    350M, 760M and 1B, 0.56: its peak is a third, so it is easier to reach. Fast interconnects lose little: one point of
-    a hundred for each fourfold of GPUs beyond eight (torchtitan 8 → 128 GPUs: 0.9 points; MosaicML 7B 8 → 512: 4.2).
+    MosaicML's 760M, 1B and 3B, 0.40; its 0.35 below 200M parameters was a judgement, and `gpt2 train` itself gets 0.366
+    with 124M. The A100's 0.55 is that of MosaicML's 350M, 760M and 1B, 0.56: its peak is a third, so it is easier to
+    reach. Fast interconnects lose little: one point of a hundred for each fourfold of GPUs beyond eight (torchtitan 8 →
+    128 GPUs: 0.9 points; MosaicML 7B 8 → 512: 4.2).
 
     Args:
         gpu: one of `GPUS`.
