@@ -146,6 +146,8 @@ def test_a_look_inside_a_chatbot_is_at_a_message_and_at_a_text_if_wished(
     grown = cli("explain", "support", question, "--max-tokens", "3", "--over-time")
     assert f"To '{question}'" in grown.out
     long = cli("explain", "support", "cat " * 90, "--max-tokens", "3")
+    assert "sees only the end of this message" in long.err
+    assert "sees only" not in asked.err
     assert long.code == 0, long.err
     assert [text for text, _ in seen[:3]] == [f"<|user|>{question}<|end|><|assistant|>", question, question]
     assert seen[0][1] <= 3

@@ -157,7 +157,12 @@ def test_logprobs(ask: Caller) -> None:
     assert len(logprobs.tokens) == len(logprobs.token_logprobs) == len(logprobs.text_offset) == 5
     for token, chosen, others in zip(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True):
         assert len(others) == 3 and max(others.values()) == others[token] == chosen <= 0
-    assert ask.complete(max_tokens=2, logprobs=0, temperature=0).choices[0].logprobs.top_logprobs == [{}, {}]
+    for asked, most in (({"logprobs": 0}, 1), ({"logprobs": 2, "temperature": 2, "seed": 3}, 3)):
+        # The token stands among the likeliest, or beside them.
+        drawn = ask.complete(max_tokens=8, **asked).choices[0].logprobs
+        for token, chosen, others in zip(drawn.tokens, drawn.token_logprobs, drawn.top_logprobs, strict=True):
+            assert others[token] == chosen
+            assert len(others) in (most, most - 1 or 1)
 
     ask.chat(max_tokens=1)  # from now on its beginning has been read, and PyTorch rounds a shorter piece otherwise
     content = ask.chat(max_tokens=5, logprobs=True, top_logprobs=2, temperature=0).choices[0].logprobs.content

@@ -12,6 +12,7 @@ from gpt2.generation.engine import Engine
 from gpt2.generation.request import Request, Sampling
 from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.recipes.prompts import answer_file, finished, read_prompts, settings_of
+from gpt2.signals import Signalled
 from gpt2.tokenizer.bpe import BytePairTokenizer
 from gpt2.tokenizer.char import train_char
 
@@ -229,18 +230,19 @@ def test_answers_go_into_a_file(engine: Engine, source: Path) -> None:
     assert not settings_of(Path("/dev/full")).exists()
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), Signalled(15)])
 def test_who_stops_hears_how_far_it_came(
-    engine: Engine, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    engine: Engine, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stop: BaseException
 ) -> None:
     def asked_until(prompt: str) -> list[Request]:
         nonlocal left
         if not left:
-            raise KeyboardInterrupt
+            raise stop
         left -= 1
         return asked(prompt)
 
     left, out = 4, tmp_path / "answers.jsonl"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(type(stop)):
         answer_file(engine, source, out, asked_until, OPTIONS, MODEL)
     answered = len(out.read_text().splitlines())
     assert f"{answered} of {len(read_prompts(source))} prompts are answered." in capsys.readouterr().err

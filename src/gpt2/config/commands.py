@@ -74,7 +74,8 @@ class GenerateSettings(SamplingSettings):
     )
     out: str | None = Field(
         default=None,
-        description="file for the answers, JSON lines; what it has already is not made again, with the same options",
+        description="file for the answers, JSON lines, in the order in which they are ready; what it has already is "
+        "not made again, with the same options",
     )
     at_once: Annotated[int, Field(ge=1, le=4096)] = Field(
         default=16, description="answers written side by side at most"

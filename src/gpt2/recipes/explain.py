@@ -138,7 +138,13 @@ def _continued(settings: ExplainSettings, engine: Engine, form: RoleFormat | Non
             warn(cut)
     else:  # of a message that is too long its end, as in a chat
         size = engine.context_length
-        ids = form.shortened(tokenizer, prompt.strip(), size - min(settings.max_tokens, size // 2))
+        room = size - min(settings.max_tokens, size // 2)
+        ids = form.shortened(tokenizer, prompt.strip(), room)
+        if len(form.prompt(tokenizer, prompt.strip(), first=True)) > room:
+            warn(
+                f"The model sees only the end of this message: its context holds {size:,} tokens, {size - room:,} of "
+                "them for the answer."
+            )
         stops = form.stops(tokenizer)
     return ids, list(engine.generate(ids, settings.max_tokens, _sampling(settings), stops))
 

@@ -14,6 +14,7 @@ from gpt2.errors import DataError, RunError
 from gpt2.files import disk_error, only_writer, read_json, write_json
 from gpt2.generation.engine import Engine
 from gpt2.generation.request import Request
+from gpt2.signals import Signalled
 from gpt2.tokenizer.base import well_formed
 
 BEGINNING = b'{"index": '
@@ -101,7 +102,7 @@ def _answer(
                 file.flush()
                 done.add(index)
                 advance(1, f"{tokens / (time.perf_counter() - began):,.0f} tokens/s")
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Signalled):
             say(f"{len(done):,} of {counted(len(prompts), 'prompt')} are answered. The same command goes on.")
             raise
         seconds = time.perf_counter() - began

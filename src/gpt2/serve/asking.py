@@ -73,7 +73,9 @@ async def for_chat(body: ChatRequest, model: ServedModel) -> Asked:
         answer = f", with {limit:,} more for the answer (max_tokens)," if limit else ", with room for an answer,"
         named = "max_completion_tokens" if body.max_completion_tokens else "max_tokens"
         fits_alone = limit is not None and len(ids) < model.context_length
-        raise model.too_long(f"The last message of {len(ids):,} tokens{answer}", named if fits_alone else "messages")
+        instructed = any(message.role in ("system", "developer") for message in body.messages[:-1])
+        what = "The last message, with the system message," if instructed else "The last message"
+        raise model.too_long(f"{what} of {len(ids):,} tokens{answer}", named if fits_alone else "messages")
     alternatives = (body.top_logprobs or 0) if body.logprobs else None
     stops = frozenset(model.format.stops(model.tokenizer))
     requests = _requests(body, ids, limit or model.context_length - len(ids), alternatives, model, stops)

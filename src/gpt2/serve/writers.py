@@ -195,7 +195,10 @@ class CompletionWriter(Writer):
             tokens=spelled,
             token_logprobs=[_logprob(token.logprob) for token in tokens],
             top_logprobs=[
-                {_spelled(decode([other])): _logprob(value) for other, value in token.alternatives} for token in tokens
+                # The token itself stands among them, the likeliest or not.
+                {_spelled(decode([other])): _logprob(value) for other, value in token.alternatives}
+                | {text: _logprob(token.logprob)}
+                for text, token in zip(spelled, tokens, strict=True)
             ],
             text_offset=offsets,
         )
