@@ -10,10 +10,15 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run side by side; two threads each would only wait
 
+import hypothesis
 import pytest
 
 from gpt2.cli import main
 from tests.zygote import Zygote
+
+# No test asserts a time: a busy machine takes what it takes.
+hypothesis.settings.register_profile("timeless", deadline=None)
+hypothesis.settings.load_profile("timeless")
 
 WORDS = tuple(
     "the a cat dog bird sees hears likes old young green small river house and then under over with".split()  # noqa: SIM905
