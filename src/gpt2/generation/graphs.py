@@ -19,7 +19,7 @@ from gpt2.model.kv_cache import PastOfAll
 LEAST_LENGTH = 128
 """Tokens attended to by the shortest graph; each further one has twice as many, up to the context."""
 WORTH = 16
-"""Readings of one length until it is recorded: a short answer is not worth it. What recording costs was not measured."""
+"""Readings of one length until it is recorded: a short answer is not worth it. What that costs was not measured."""
 
 Step = Callable[[], Tensor]
 """From tensors that stay where they are to another."""
