@@ -151,13 +151,17 @@ inline Floats exponential(Floats x) {
 }
 
 // Weights are asked for before they are needed. Rows that are read along stripes, on Intel's processors: 4 KiB before,
-// which is 1.03 times as fast in fp32, 1.15 in bf16; AMD's foresee them, and better. Rows side by side: what lies at the
-// same place of those after the next, in the order of memory, and into the second cache: the first would lose what is
-// being worked on (16 texts in fp32 take 1.3 times as long). Each tile of tokens asks for its share: where all asked for
-// all, most while the first was multiplied, products and memory took turns (16 texts in bf16: 24.6 ms, so 21.1).
+// which is 1.03 times as fast in fp32, 1.15 in bf16; AMD's foresee them, and better. Rows side by side: those after the
+// next, and into the second cache: the first would lose what is being worked on (16 texts in fp32 take 1.3 times as
+// long). On Intel's processors each tile of tokens asks for its share of them: where all ask for all, most is asked for
+// during the first tile, and products and memory take turns (16 texts in bf16: 24.6 ms, so 21.1). On AMD's each asks for
+// all, in the order of memory, some of which is not heard.
 constexpr int STRIPES = 3;
+constexpr int FEW = 16;  // tokens, which all fit into a cache
+constexpr int MANY = INTEL ? 64 : 32;  // rows that take their turn at a tile's tokens, where they do not
+constexpr int LOTS = 64;  // tokens, for which weights are widened once: 512 take 0.54 s of 124M in bf16, not 0.58; 32 lose
 struct Nothing {};
-struct Ahead { const char* from; unsigned rows; };  // a bit for each row whose line is asked for, as one of it is read
+struct Ahead { const char* from; unsigned rows; };  // a bit for each row of which a line is asked for, as one is read
 template <int R> inline void ask(Nothing, int64_t, int) {}
 template <int R>
 __attribute__((always_inline))  // else GCC takes it for a function that does nothing
@@ -165,8 +169,17 @@ inline void ask(const Ahead& ahead, int64_t apart, int k) {
   if constexpr (R == STRIPES) {
     for (int r = 0; INTEL && r < R; r++) __builtin_prefetch(ahead.from + r * apart + k, 0, 3);
   } else {
-    for (int r = 0; r < R; r++) if (ahead.rows >> r & 1) __builtin_prefetch(ahead.from + r * apart + k, 0, 2);
+    for (int r = 0; r < R; r++)
+      if (ahead.rows >> r & 1) __builtin_prefetch(INTEL ? ahead.from + r * apart + k : ahead.from + R * k + 64 * r, 0, 2);
   }
+}
+template <int R> inline Ahead share(const char* rows, int64_t size, int n, int token, int turn, int turns) {
+  Ahead ahead = {rows + (INTEL && n > FEW ? MANY : 2 * R) * size, 0};
+  if (R == ROWS && !INTEL && token < FEW) ahead.rows = (1u << R) - 1;
+  // Where there are more turns than rows, the last ones ask: it is soon enough.
+  if (R == ROWS && INTEL)
+    for (int r = turn - std::max(turns - R, 0); r < R; r += turns) if (r >= 0) ahead.rows |= 1u << r;
+  return ahead;
 }
 
 struct Matrix { const void* weight; const float *scales, *row_sums, *bias; };
@@ -365,22 +378,22 @@ inline void tile(const Matrix& m, const W* w, const typename P::Input* in, const
 }
 
 // Rows from one to another by all tokens, in tiles of about as many tokens each. `w` is the first of these rows, as they
-// are stored or widened; those that are asked for are `apart` rows further on.
+// are stored or widened.
 template <class P, int R, class W, class Sink>
-inline void tiles(const Matrix& m, const W* w, const typename P::Input* in, const float* scales, int n, int size, int first, int end, int apart, Sink sink) {
+inline void tiles(const Matrix& m, const W* w, const typename P::Input* in, const float* scales, int n, int size, int first, int end, Sink sink) {
   const int turns = (n + P::TOKENS - 1) / P::TOKENS;
-  const auto* stored = (const typename P::Weight*)m.weight;
   for (int token = 0, turn = 0; turn < turns; turn++) {
     int count = (n - token + turns - turn - 1) / (turns - turn);
-    unsigned share = 0;  // of rows ahead; where there are more turns than rows, the last ones ask: it is soon enough
-    for (int r = turn - std::max(turns - R, 0); R == ROWS && r < R; r += turns) if (r >= 0) share |= 1u << r;
+    const auto* stored = (const typename P::Weight*)m.weight + int64_t(first) * size;
+    const int64_t step = size * sizeof(typename P::Weight);
+    Ahead ahead = share<R>((const char*)stored, step, n, token, turn, turns);
     auto all_rows = [&](auto tokens) {
       if constexpr (tokens <= P::TOKENS)
-        for (int row = first; row < end; row += R) {
-          auto asking = [&](auto ahead) {
-            tile<P, R, tokens>(m, w + int64_t(row - first) * size, in, scales, size, row, token, ahead, sink);
+        for (int row = first; row < end; row += R, ahead.from += R * step) {
+          auto asking = [&](auto what) {
+            tile<P, R, tokens>(m, w + int64_t(row - first) * size, in, scales, size, row, token, what, sink);
           };
-          if (share) asking(Ahead{(const char*)(stored + int64_t(row + apart) * size), share});
+          if (ahead.rows) asking(ahead);
           else asking(Nothing());
         }
     };
@@ -406,9 +419,6 @@ template <int which, class T> T* kept(size_t count) {
 
 // All rows by all tokens; the threads share the rows, and wait for each other at the end. For a single token all depends
 // on memory, which gives more if it is read at some places at once: each thread goes along as many stripes of the matrix.
-constexpr int FEW = 16;  // tokens, which all fit into a cache
-constexpr int MANY = INTEL ? 64 : 32;  // rows that take their turn at a tile's tokens, where they do not
-constexpr int LOTS = 64;  // tokens, for which weights are widened once: 512 take 0.54 s of 124M in bf16, not 0.58; 32 lose
 template <class P, class Sink>
 void multiply(const Matrix& m, const typename P::Input* in, const float* scales, int n, int rows, int size, Sink sink) {
   const auto* stored = (const typename P::Weight*)m.weight;
@@ -422,7 +432,7 @@ void multiply(const Matrix& m, const typename P::Input* in, const float* scales,
     for (int row = stripe * STRIPES; row < rows; row++) tile<P, 1, 1>(m, of(row), in, scales, size, row, 0, Nothing(), sink);
     return;
   }
-  const int together = n > FEW ? MANY : ROWS, apart = n > FEW ? MANY : 2 * ROWS, whole = rows / ROWS * ROWS;
+  const int together = n > FEW ? MANY : ROWS, whole = rows / ROWS * ROWS;
 #pragma omp for schedule(static) nowait
   for (int row = 0; row < whole; row += together) {
     const int end = std::min(row + together, whole);
@@ -431,15 +441,15 @@ void multiply(const Matrix& m, const typename P::Input* in, const float* scales,
       if (n >= LOTS) {
         float* wide = kept<9, float>(size_t(together) * size);
         P::widened(w, int64_t(end - row) * size, wide);
-        tiles<P, ROWS>(m, wide, in, scales, n, size, row, end, apart, sink);
+        tiles<P, ROWS>(m, wide, in, scales, n, size, row, end, sink);
         continue;
       }
     }
-    tiles<P, ROWS>(m, w, in, scales, n, size, row, end, apart, sink);
+    tiles<P, ROWS>(m, w, in, scales, n, size, row, end, sink);
   }
 #pragma omp for schedule(static)
   for (int row = whole; row < rows; row++)
-    tiles<P, 1>(m, stored + int64_t(row) * size, in, scales, n, size, row, row + 1, 0, sink);
+    tiles<P, 1>(m, stored + int64_t(row) * size, in, scales, n, size, row, row + 1, sink);
 }
 
 void normalize(const float* x, const Norm& norm, int size, float* to) {
