@@ -14,7 +14,7 @@ from gpt2.errors import ConfigError
 from gpt2.generation.request import Sampling
 from gpt2.generation.sampling import BLOCK, Floats, Sampler, draw, keep_min_p, keep_top_k, keep_top_p, largest, weigh
 
-LOGITS = np.array([0.5, 2.0, -1.0, 1.0, 0.0, -3.0])  # likeliest first: 1, 3, 0, 4, 2, 5
+LOGITS = np.array([0.5, 2.0, -1.0, 1.0, 0.0, -3.0], dtype=np.float32)  # likeliest first: 1, 3, 0, 4, 2, 5
 WEIGHTS = weigh(LOGITS, 1.0)
 
 
@@ -53,7 +53,7 @@ def test_the_largest_numbers_come_in_order_and_of_equals_the_first(k: int, expec
 @given(st.integers(2, 5000), st.integers(1, 300), st.floats(0, 12), st.integers(0, 2**32))
 @settings(max_examples=200, deadline=None)
 def test_top_k_is_what_sorting_all_would_keep(size: int, k: int, spread: float, seed: int) -> None:
-    weights = weigh(np.random.default_rng(seed).standard_normal(size) * spread, 1.0)
+    weights = weigh(np.random.default_rng(seed).standard_normal(size, dtype=np.float32) * spread, 1.0)
     assert kept(keep_top_k(weights, k)) == sorted(np.argsort(-weights, kind="stable")[:k].tolist())
 
 
@@ -63,12 +63,12 @@ def test_top_k_is_what_sorting_all_would_keep(size: int, k: int, spread: float, 
 )
 @settings(max_examples=200, deadline=None)
 def test_top_p_keeps_the_fewest_likeliest_tokens_that_reach_p(values: list[float], p: float) -> None:
-    weights = weigh(np.array(values), 1.0)
-    probabilities = weights / weights.sum()
+    weights = weigh(np.array(values, dtype=np.float32), 1.0)
+    probabilities = weights.astype(np.float64) / weights.sum(dtype=np.float64)
     mask = keep_top_p(weights, p) > 0
     nucleus = probabilities[mask]
-    assert nucleus.sum() >= p - 1e-12
-    assert nucleus.sum() - nucleus.min() < p + 1e-12  # none could be spared
+    assert nucleus.sum() >= p - 1e-6
+    assert nucleus.sum() - nucleus.min() < p + 1e-6  # none could be spared
     if not mask.all():
         assert nucleus.min() >= probabilities[~mask].max()
 
@@ -76,9 +76,9 @@ def test_top_p_keeps_the_fewest_likeliest_tokens_that_reach_p(values: list[float
 @pytest.mark.parametrize("spread", [0.0, 0.01, 1.0, 3.0, 8.0])
 @pytest.mark.parametrize("p", [1e-9, 0.1, 0.9, 0.999999])
 def test_a_nucleus_of_any_size_is_that_of_all_sorted(spread: float, p: float) -> None:
-    weights = weigh(np.random.default_rng(1).standard_normal(50_000) * spread, 1.0)
+    weights = weigh(np.random.default_rng(1).standard_normal(50_000, dtype=np.float32) * spread, 1.0)
     likeliest = np.argsort(-weights, kind="stable")
-    sums = weights[likeliest].cumsum()
+    sums = weights[likeliest].cumsum(dtype=np.float64)
     size = int((sums < p * sums[-1]).sum()) + 1
     mask = keep_top_p(weights, p) > 0
     assert abs(int(mask.sum()) - size) <= (1 if p < 0.99 else 20)  # sums of another order round otherwise
@@ -105,7 +105,8 @@ def test_what_top_k_and_top_p_keep_keeps_its_weight() -> None:
     ],
 )
 def test_samples_follow_the_probabilities(temperature: float, top_k: int, top_p: float, min_p: float) -> None:
-    scaled = np.exp(LOGITS / temperature) / np.exp(LOGITS / temperature).sum()
+    exact = np.exp(LOGITS.astype(np.float64) / temperature)
+    scaled = exact / exact.sum()
     order = np.argsort(-scaled).tolist()
     allowed = order[: top_k or 6]
     nucleus: list[int] = []
@@ -124,7 +125,26 @@ def test_samples_follow_the_probabilities(temperature: float, top_k: int, top_p:
 @pytest.mark.parametrize("temperature", [0.0, 1e-6, 1e-300, 5e-324])
 def test_temperature_zero_and_close_to_it_takes_the_likeliest(temperature: float) -> None:
     sampler = Sampler(Sampling(temperature, seed=3))
-    assert {int(sampler(LOGITS)) for _ in range(50)} == {1}
+    assert {sampler(LOGITS) for _ in range(50)} == {1}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_p": 1e-9},
+        {"top_p": 1e-50},
+        {"top_p": 5e-324},
+        {"repetition_penalty": 1e-300},
+        {"logit_bias": {1: 100.0}},
+        {"logit_bias": dict.fromkeys([0, 2, 3, 4, 5], -100.0)},
+        {"temperature": 1e-5},
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_the_most_extreme_values_leave_the_likeliest_alone(options: dict[str, Any]) -> None:
+    sampler = Sampler(Sampling(**{"temperature": 5.0, **options}, seed=3), [1], 6)
+    assert {sampler(LOGITS) for _ in range(50)} == {1}
+    assert LOGITS.tolist() == [0.5, 2.0, -1.0, 1.0, 0.0, -3.0]
 
 
 def test_a_seed_repeats_itself_and_two_requests_do_not_disturb_each_other() -> None:
