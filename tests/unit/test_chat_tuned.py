@@ -190,6 +190,15 @@ def test_saved_and_loaded_it_goes_on(tmp_path: Path) -> None:
     assert engine.asked[-1][0] == "<S>Be brief.<E><U>a<E><A>one<E><U>b<E><A>"
 
 
+def test_half_a_character_in_a_conversation_is_a_mark_and_can_be_saved_again(tmp_path: Path) -> None:
+    conversation, _ = session("one", context=256)
+    talk = [{"role": "user", "content": "a\ud800b"}, {"role": "assistant", "content": "x"}]
+    (tmp_path / "talk.json").write_text(json.dumps({"messages": talk}))
+    conversation.load(tmp_path / "talk.json")
+    conversation.save(tmp_path / "again.json")
+    assert json.loads((tmp_path / "again.json").read_text())["messages"][0]["content"] == "a\ufffdb"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -205,8 +214,9 @@ def test_what_is_no_conversation_is_not_loaded(tmp_path: Path, text: str) -> Non
     conversation, _ = session("one")
     said(conversation, "a")
     (tmp_path / "talk.json").write_text(text)
-    with pytest.raises(RunError):
+    with pytest.raises(RunError) as caught:
         conversation.load(tmp_path / "talk.json")
+    assert "indices" not in caught.value.what, "Python's own words"
     with pytest.raises(RunError, match="cannot be read"):
         conversation.load(tmp_path / "absent.json")
     assert len(conversation.turns) == 1

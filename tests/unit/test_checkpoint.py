@@ -105,6 +105,21 @@ def test_without_any_whole_checkpoint_it_stops(run: Path, capsys: pytest.Capture
     assert "instead" not in said, "what is not there is not promised"
 
 
+def test_without_manifests_no_checkpoint_is_whole_and_none_is_gone(run: Path) -> None:
+    for folder in checkpoint.list_checkpoints(run):
+        (folder / "MANIFEST.json").unlink()
+    with pytest.raises(CheckpointError, match="No checkpoint"):
+        checkpoint.open_checkpoint(str(run))
+
+
+@pytest.mark.parametrize("manifest", ["[]", "{}", '{"files": 5}', '{"files": {"config.json": {"size": "x"}}}'])
+def test_a_manifest_that_lists_nothing_is_damaged(run: Path, manifest: str) -> None:
+    folder = checkpoint.list_checkpoints(run)[-1]
+    (folder / "MANIFEST.json").write_text(manifest)
+    with pytest.raises(CheckpointError, match=r"MANIFEST\.json is damaged: it does not list files"):
+        checkpoint.open_checkpoint(str(folder))
+
+
 def test_checkpoints_that_are_gone_are_not_waited_for(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(CheckpointError, match="are gone") as error:

@@ -120,6 +120,7 @@ def test_a_file_of_lines_has_a_prompt_in_each_that_is_not_blank(tmp_path: Path) 
     ("content", "named"),
     [(b'{"prompt": "a"}\n{"text": "b"}\n', "line 2"), (b'{"prompt": 3}\n', "line 1"), (b"[1]\n", "line 1"),
      (b'{"prompt": "a"\n', "line 1"), (b"\xff\xfe\n", "line 1"),
+     (b'{"prompt": "a\\ud800b"}\n', "line 1: half of a surrogate"),
      (b'\xef\xbb\xbf{"prompt": "a"}\n\n\x89PNG', r"line 3, is no text in UTF-8: byte 20 of the file is 0x89\.")],
 )  # fmt: skip
 def test_a_file_without_prompts_is_named_with_its_line(content: bytes, named: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from gpt2.files import disk_error, read_json, require_folder, write_json
 from gpt2.generation.engine import Engine
 from gpt2.generation.request import Sampling
 from gpt2.generation.stream import text_pieces
-from gpt2.tokenizer.base import cannot_spell
+from gpt2.tokenizer.base import cannot_spell, well_formed
 
 REPETITIONS = 4
 """A span that stands this often behind itself at the end of an answer is a loop …"""
@@ -232,11 +232,12 @@ class Session:
         path = path.expanduser().absolute()
         try:
             messages = read_json(path)["messages"]
-            said = [(str(message["role"]), str(message["content"])) for message in messages]
+            said = [(str(message["role"]), well_formed(str(message["content"]))) for message in messages]
         except OSError as error:
             raise RunError(f"{path} cannot be read: {error.strerror}.", "Name a file that /save wrote.") from None
         except (UserError, KeyError, TypeError) as error:
-            why = str(error).removesuffix(".")
+            own = isinstance(error, UserError)
+            why = str(error).removesuffix(".") if own else "no `messages`, a list with a `role` and a `content` in each"
             raise RunError(f"{path} holds no conversation: {why}.", "Name a file that /save wrote.") from None
         system = said.pop(0)[1] if said and said[0][0] == "system" else ""
         if [role for role, _ in said] != ["user", "assistant"] * (len(said) // 2):

@@ -202,7 +202,8 @@ def read_prompts(source: Path) -> list[tuple[int, str]]:
     """The prompts of a file, in order, each with the number of its line.
 
     Raises:
-        DataError: it cannot be read, is no text in UTF-8, or a line of JSON has no prompt; the line is named.
+        DataError: it cannot be read, is no text in UTF-8, or a line of JSON has no prompt, or none that is text;
+            the line is named.
     """
     try:
         content = source.read_bytes()
@@ -230,6 +231,10 @@ def read_prompts(source: Path) -> list[tuple[int, str]]:
         if not isinstance(prompt, str):
             raise DataError(
                 f"{source}, line {number}: no JSON object with a text `prompt`.", 'Example: {"prompt": "Once"}'
+            )
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise DataError(
+                f"{source}, line {number}: half of a surrogate pair, which is no character.", "Mend or remove the line."
             )
         prompts.append((number, prompt))
     return prompts

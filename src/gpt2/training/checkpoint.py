@@ -176,11 +176,12 @@ def newest_valid(run_folder: Path, named: Path | None = None) -> Path:
             if named is not None or folder != candidates[-1]:
                 warn(f"Taking {folder} instead.")
             return folder
-    if candidates:
+    last = pointed(run_folder, "last")
+    if candidates or (last is not None and last.is_dir()):
         raise CheckpointError(
             f"No checkpoint of {run_folder} is whole.", "Start the run anew under another --run NAME."
         )
-    if pointed(run_folder, "last") is not None:
+    if last is not None:
         raise CheckpointError(
             f"The checkpoints of {run_folder} are gone: {run_folder / 'last'} leads to nothing.",
             f"Put {run_folder / 'checkpoints'} back, or start the run anew under another --run NAME.",
@@ -211,7 +212,7 @@ def find_run(run: str | None, root: Path = RUNS) -> Path:
             return candidate
     guess = nearest(Path(run).name, [folder.name for folder in there])
     fix = f"Did you mean {root / guess}?" if guess else _listed(there) if there else "Train one: gpt2 train …"
-    what = f"{run} is no run: it has no run.json." if Path(run).exists() else f"There is no run {run!r}."
+    what = f"{run or repr(run)} is no run: it has no run.json." if Path(run).exists() else f"There is no run {run!r}."
     raise RunError(what, fix)
 
 

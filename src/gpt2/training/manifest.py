@@ -80,8 +80,10 @@ def verify(folder: Path) -> None:
         raise CheckpointError(f"{folder} has no {MANIFEST}: it was never completed.")
     try:
         files = {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in manifest_files(folder)}
-    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{folder / MANIFEST} is damaged: {error}.") from None
+    except UserError as error:
+        raise CheckpointError(f"{folder / MANIFEST} is damaged: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise CheckpointError(f"{folder / MANIFEST} is damaged: it does not list files with sizes and sums.") from None
     for name, (size, sha256) in files.items():
         path = folder / name
         if not path.is_file():
