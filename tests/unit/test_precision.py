@@ -15,7 +15,7 @@ from torch import Tensor
 from gpt2.errors import ConfigError
 from gpt2.generation import load, native
 from gpt2.generation.load import fastest_reader
-from gpt2.generation.native import NativeReader, compiled, fits
+from gpt2.generation.native import NativeReader, compiled, fits, reads
 from gpt2.generation.reader import Piece, Reader
 from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.model.precision import in_precision, quantize_rows
@@ -26,8 +26,9 @@ from gpt2.weights.huggingface import to_files
 SIZES = GPT2Config(vocab_size=515, context_length=96, n_layer=3, n_head=2, n_embd=128)
 # Of numbers in 8 bits a register holds 64.
 UNEVEN = [replace(SIZES, n_embd=96), replace(SIZES, n_head=5, n_embd=160)]
-every_width = pytest.mark.parametrize("sizes", [SIZES, *UNEVEN], ids=lambda sizes: str(sizes.n_embd))
-SHARE = {"fp32": 2e-6, "bf16": 0.02, "int8": 0.03}
+WIDE = replace(SIZES, n_head=4, n_embd=256)  # sums in fp16 are made in parts, of 768 products
+every_width = pytest.mark.parametrize("sizes", [SIZES, *UNEVEN, WIDE], ids=lambda sizes: str(sizes.n_embd))
+SHARE = {"fp32": 2e-6, "fp16": 0.004, "bf16": 0.02, "int8": 0.04}
 """Of the logits' own spread: how far they may lie from those in fp32."""
 needs_compiler = pytest.mark.skipif(compiled() is None, reason="there is no compiler")
 
@@ -72,7 +73,7 @@ def expected(sizes: GPT2Config) -> list[Tensor]:
     return steps
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("precision", SHARE)
 @pytest.mark.parametrize(
     "kind", ["torch", pytest.param("native", marks=needs_compiler), pytest.param("both", marks=needs_compiler)]
 )
@@ -94,7 +95,7 @@ def test_logits_are_those_of_the_full_model_within_rounding(sizes: GPT2Config, k
 
 
 @needs_compiler
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("precision", SHARE)
 @every_width
 def test_compiled_reading_gives_the_same_bits_beside_others_in_any_pieces_and_with_any_number_of_threads(
     sizes: GPT2Config, precision: str
@@ -117,6 +118,35 @@ def test_compiled_reading_gives_the_same_bits_beside_others_in_any_pieces_and_wi
                 np.testing.assert_array_equal(each[-1][0], expected_bits)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_inputs_too_large_for_fp16_are_scaled() -> None:
+    scaled, library, gain = model(), compiled(), 3e4
+    if library is None or not reads(library, torch.float16):
+        pytest.skip("this processor does not multiply fp16")
+    with torch.no_grad():
+        for block in scaled.h:
+            block.ln_2.weight.mul_(gain), block.ln_2.bias.mul_(gain)
+            block.mlp.c_fc.weight.mul_(gain**-0.5), block.mlp.c_fc.bias.mul_(gain**0.5)
+            block.mlp.c_proj.weight.mul_(gain**-0.5)
+        text = torch.randint(0, SIZES.vocab_size, (1, 40), generator=torch.Generator().manual_seed(3))
+        truth = scaled(text)[0, -1]
+    found = NativeReader(in_precision(scaled, "fp16"), 1, library).read([Piece(0, text[0].tolist(), answers=1)])[0]
+    assert (torch.from_numpy(found) - truth).std() < SHARE["fp16"] * truth.std()
+
+
+@pytest.mark.parametrize("wrong", [200.0, float("inf"), float("nan")])
+def test_weights_too_large_for_fp16_are_refused_and_auto_takes_another(wrong: float) -> None:
+    made = model()
+    with torch.no_grad():
+        made.h[1].mlp.c_fc.weight[3, 5] = wrong
+    assert load._fastest_on_cpu(made, compiled()) != "fp16"
+    with pytest.raises(ConfigError, match="beyond 128, or is no number") as refused:
+        in_precision(made, "fp16")
+    assert "bf16" in refused.value.fix
+    with torch.no_grad():
+        made.h[1].mlp.c_fc.weight[3, 5] = -128.0
+    assert in_precision(made, "fp16").wte.weight.dtype == torch.float16
 
 
 @needs_compiler
@@ -183,6 +213,7 @@ def test_precisions_shrink_the_weights() -> None:
         return sum(part.numel() * part.element_size() for part in (*made.parameters(), *made.buffers()))
 
     sizes = [size(in_precision(model(), precision)) for precision in ("fp32", "bf16", "int8")]
+    assert size(in_precision(model(), "fp16")) == sizes[1]
     assert all(less < 0.65 * more for more, less in pairwise(sizes))
 
 
@@ -198,7 +229,7 @@ def test_more_texts_than_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 @needs_compiler
 @pytest.mark.parametrize(("width", "native"), [(96, True), (48, False)])
-@pytest.mark.parametrize("precision", ["auto", "bf16", "int8", "fp32"])
+@pytest.mark.parametrize("precision", ["auto", *SHARE])
 def test_who_reads_in_which_precision(
     width: int, native: bool, precision: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -210,9 +241,14 @@ def test_who_reads_in_which_precision(
         (tmp_path / name).write_text(json.dumps(content))
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     reader = load.open_engine(tmp_path, torch.device("cpu"), precision).reader
+    library = compiled()
+    assert library is not None
+    native = native and (precision != "fp16" or reads(library, torch.float16))
     assert isinstance(reader, NativeReader) == native
     dtype = reader.model.wte.weight.dtype
     if precision == "auto" and not native:
         assert dtype == torch.float32
+    if precision == "auto" and native and reads(library, torch.float16):
+        assert dtype == torch.float16
     warned = "the same seed may give another text" in " ".join(capsys.readouterr().err.split())
     assert warned == (not native and dtype != torch.float32)

@@ -44,10 +44,10 @@ class SamplingSettings(Section):
         default="best", description="which of the run's checkpoints: best, last, or a folder such as step-00000500"
     )
     device: str = Field(default="auto", description="cpu, cuda, cuda:1, mps, or auto: the fastest there is")
-    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
+    precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = Field(
         default="auto",
-        description="of the weights; auto: bf16 where it is faster, else fp32; int8: smallest, less exact, on a CPU "
-        "also fastest, on a GPU not",
+        description="of the weights; auto: fp16 or bf16, whichever is fastest, or fp32 where neither is faster; int8: "
+        "smallest, less exact, on a CPU also fastest, on a GPU not",
     )
 
 
@@ -95,7 +95,7 @@ class ExplainSettings(SamplingSettings):
     )
     out: str | None = Field(default=None, description="HTML file to write, complete in itself")
     over_time: bool = Field(default=False, description="the same prompt answered by every checkpoint that was kept")
-    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
+    precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = Field(
         default="fp32", description="of the weights; fp32: what the model was trained to say, to the last digit"
     )
 
@@ -161,10 +161,10 @@ class ServeSettings(Section):
         default="best", description="which of the run's checkpoints: best, last, or a folder such as step-00000500"
     )
     device: str = Field(default="auto", description="cpu, cuda, cuda:1, mps, or auto: the fastest there is")
-    precision: Literal["auto", "fp32", "bf16", "int8"] = Field(
+    precision: Literal["auto", "fp32", "fp16", "bf16", "int8"] = Field(
         default="auto",
-        description="of the weights; auto: bf16 where it is faster, else fp32; int8: smallest, less exact, on a CPU "
-        "also fastest, on a GPU not",
+        description="of the weights; auto: fp16 or bf16, whichever is fastest, or fp32 where neither is faster; int8: "
+        "smallest, less exact, on a CPU also fastest, on a GPU not",
     )
 
 

@@ -38,7 +38,7 @@ TRIED = 64
 """Readings among which one is made by as many threads as are thought slower. It takes up to twice as long."""
 FEW = 16
 """Tokens; of more, products take longer than waiting."""
-PRECISIONS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+PRECISIONS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2, torch.float16: 3}
 
 
 class _Matrix(ctypes.Structure):
@@ -236,6 +236,11 @@ class NativeReader(Reader):
 
     def _norm(self, name: str) -> _Norm:
         return _Norm(self._address(self._tensors[f"{name}.weight"]), self._address(self._tensors[f"{name}.bias"]))
+
+
+def reads(library: ctypes.CDLL, weights: torch.dtype) -> bool:
+    """Whether `native.cpp` can read such weights on this machine: fp16 only where the processor multiplies it."""
+    return weights in PRECISIONS and library.most_tokens(PRECISIONS[weights]) > 0
 
 
 def fits(config: GPT2Config) -> bool:

@@ -46,10 +46,17 @@ def penalize_counts(logits: Floats, counts: Floats, frequency: float, presence: 
     return logits - frequency * counts - presence * (counts > 0)
 
 
-def weigh(logits: Floats, temperature: float) -> Floats:
-    """Weights of tokens: softmax of the logits divided by a temperature above 0, its largest number moved to 1."""
-    weights = logits - logits.max()
-    weights *= 1 / temperature  # a division takes four times as long
+def weigh(logits: Floats, temperature: float, most: np.floating | None = None) -> Floats:
+    """Weights of tokens: softmax of the logits divided by a temperature above 0, its largest number moved to 1.
+
+    Args:
+        logits: shape (V,).
+        temperature: 1 changes nothing.
+        most: the largest of the logits, where it is known already.
+    """
+    weights = logits - (logits.max() if most is None else most)
+    if temperature != 1.0:
+        weights *= 1 / temperature  # a division takes four times as long
     return np.exp(weights, out=weights)
 
 
@@ -157,10 +164,10 @@ class Sampler:
             adjusted = penalize_counts(adjusted, self.counts, sampling.frequency_penalty, sampling.presence_penalty)
         return adjusted
 
-    def weights(self, adjusted: Floats) -> Floats:
-        """What the draw reads: how likely each token is after the rest of the chain."""
+    def weights(self, adjusted: Floats, most: np.floating) -> Floats:
+        """What the draw reads: how likely each token is after the rest of the chain, with the largest of the logits."""
         sampling = self.sampling
-        weights = weigh(adjusted, sampling.temperature)
+        weights = weigh(adjusted, sampling.temperature, most)
         return keep_min_p(keep_top_p(keep_top_k(weights, sampling.top_k), sampling.top_p), sampling.min_p)
 
     def __call__(self, logits: Floats) -> int | None:
@@ -173,8 +180,9 @@ class Sampler:
             sound = math.isfinite(logits[token])  # NaN counts as the largest of all
         else:
             adjusted = self.adjusted(logits)
-            sound = math.isfinite(adjusted.max())
-            token = draw(self.weights(adjusted), self.generator) if sound else 0
+            most = adjusted.max()
+            sound = math.isfinite(most)
+            token = draw(self.weights(adjusted, most), self.generator) if sound else 0
         if not sound:
             return None
         if self.seen is not None:

@@ -6,22 +6,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gpt2.errors import ConfigError
 from gpt2.model.gpt2 import GPT2
+
+HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+LARGEST_IN_FP16 = 128.0
+"""A weight: 24 of it by inputs below 16 are added up in fp16 (`generation/native.cpp`). Those of GPT-2 end below 20."""
 
 
 def in_precision(model: GPT2, precision: str) -> GPT2:
-    """The model with its matrices in fp32 (as it is), bf16, or int8. The model given is used up.
+    """The model with its matrices in fp32 (as it is), fp16, bf16, or int8. The model given is used up.
 
     On a GPU int8 saves memory and no time: its matrices are made wider for each product.
     Norms, biases and positions stay in fp32; they are few. The output matrix is stored once, tied, as it was.
+
+    Raises:
+        ConfigError: a weight is too large for sums in fp16.
     """
     if precision == "int8":
         return Int8GPT2(model)
-    if precision == "bf16":
-        for module in model.modules():
-            if isinstance(module, nn.Linear | nn.Embedding) and module is not model.wpe:
-                module.weight = nn.Parameter(module.weight.detach().bfloat16(), requires_grad=False)
+    if precision == "fp16" and not suits_fp16(model):
+        raise ConfigError(
+            f"A weight is beyond {LARGEST_IN_FP16:g}, or is no number: sums in fp16 could overflow.",
+            "Choose another precision: bf16 or fp32.",
+        )
+    if precision in HALVES:
+        for matrix in _matrices(model):
+            matrix.weight = nn.Parameter(matrix.weight.detach().to(HALVES[precision]), requires_grad=False)
     return model
+
+
+def suits_fp16(model: GPT2) -> bool:
+    """Whether no weight of a matrix is so large that a sum in fp16, which ends at 65,504, could overflow."""
+    ends = (torch.aminmax(matrix.weight.detach()) for matrix in _matrices(model))
+    return all(abs(end.item()) <= LARGEST_IN_FP16 for both in ends for end in both)
+
+
+def _matrices(model: GPT2) -> list[nn.Linear | nn.Embedding]:
+    modules = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Embedding)]
+    return [module for module in modules if module is not model.wpe]
 
 
 def products_of(model: GPT2) -> contextlib.AbstractContextManager[object]:
@@ -31,9 +54,9 @@ def products_of(model: GPT2) -> contextlib.AbstractContextManager[object]:
     kept for the next one: a recorded graph would go on to read it from where it was.
     """
     weight = model.wte.weight
-    if weight.dtype != torch.bfloat16:
+    if weight.dtype not in HALVES.values():
         return contextlib.nullcontext()
-    return torch.autocast(weight.device.type, dtype=torch.bfloat16, cache_enabled=False)
+    return torch.autocast(weight.device.type, dtype=weight.dtype, cache_enabled=False)
 
 
 class Int8GPT2(GPT2):
