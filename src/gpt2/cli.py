@@ -4,6 +4,7 @@ import time
 
 STARTED = time.monotonic()  # before the imports below: a run's seconds count them
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -288,6 +289,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _prepare(argv: Sequence[str]) -> Ready:
+    """A line read and its recipe imported."""
+    # Imports make a million objects and leave no rubbish: looking for it takes 0.4 s of 2.9 to the first word, and
+    # later each time that all is searched.
+    gc.disable()
+    try:
+        return _command(argv)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _command(argv: Sequence[str]) -> Ready:
     if not argv or argv[0] in ("-h", "--help", "help"):
         return partial(_print, overview())
     if argv[0] == "--version":
