@@ -2,7 +2,7 @@
 
 import sys
 
-from gpt2.cli import main
+from gpt2.__main__ import main
 
 if __name__ == "__main__":
     main(["train", *sys.argv[1:]])

@@ -95,6 +95,24 @@ def test_training_listens_to_no_signal_that_is_ignored(number: signal.Signals) -
         signal.signal(number, before)
 
 
+def test_who_was_stopped_waits_for_no_thread() -> None:
+    """Nor takes Python apart under it: a server that was opening when it was told twice ended by SIGSEGV."""
+    working = """
+import threading, time
+from gpt2 import __main__, cli
+def main(argv):
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    print("said", end="")
+    raise SystemExit(143)
+cli.main = main
+__main__.main()
+"""
+    began = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", working], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (143, "said")
+    assert time.monotonic() - began < 50
+
+
 def test_one_of_several_processes_dies_of_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with answered() as imported:
