@@ -50,7 +50,7 @@ bench: .venv/.setup-dev ## measure against peers: benchmarks/RESULTS.md; TEXT=ti
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet ctranslate2 llama-cpp-python gguf
 	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/drafting.py
-	$(BIN)/python benchmarks/serving.py --precision fp32 bf16 int8 --record
+	$(BIN)/python benchmarks/serving.py --precision fp32 fp16 bf16 int8 --record
 	$(BIN)/python benchmarks/soak.py --minutes 30 --record
 	$(BIN)/python benchmarks/page.py
 	$(if $(CONVERSATIONS),$(BIN)/python benchmarks/tuning.py runs/demo $(CONVERSATIONS))

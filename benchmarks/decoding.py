@@ -9,7 +9,7 @@ of 512. A limit of the machine stands beside it: bytes of weights that a token m
     python benchmarks/decoding.py --device cuda
 
 On a GPU the peers are transformers and our own engine without recorded graphs. A – in the table: transformers has no
-int8 of its own (libraries that add it are for GPUs), CTranslate2 no bf16 on CPUs.
+int8 of its own (libraries that add it are for GPUs), CTranslate2 neither fp16 nor bf16 on CPUs.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def transformers(folder: Path, precision: str, batch: int, device: str) -> Write
     import torch
     from transformers import GPT2LMHeadModel
 
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
     model = GPT2LMHeadModel.from_pretrained(folder, dtype=dtype).eval().to(device)
 
     def write(rows: list[list[int]], new: int) -> None:
@@ -158,7 +158,7 @@ def write_gguf(folder: Path, path: Path, precision: str) -> None:
     from safetensors.numpy import load_file
 
     kinds = {"fp32": gguf.GGMLQuantizationType.F32, "int8": gguf.GGMLQuantizationType.Q8_0,
-             "bf16": gguf.GGMLQuantizationType.BF16}  # fmt: skip
+             "fp16": gguf.GGMLQuantizationType.F16, "bf16": gguf.GGMLQuantizationType.BF16}  # fmt: skip
     names = {"ln_1": "attn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output",
              "ln_2": "ffn_norm", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"}  # fmt: skip
     writer = gguf.GGUFWriter(path, "gpt2")
@@ -220,6 +220,7 @@ NEEDS = {  # module → package
 """What each peer takes."""
 PRECISIONS = {
     "fp32": ("ours", "without graphs", "transformers", "CTranslate2", "llama.cpp"),
+    "fp16": ("ours", "without graphs", "transformers", "llama.cpp"),
     "bf16": ("ours", "without graphs", "transformers", "llama.cpp"),
     "int8": ("ours", "without graphs", "CTranslate2", "llama.cpp"),
 }
@@ -285,7 +286,7 @@ def weight_bytes(precision: str) -> int:
 
     config = GPT2Config(50_257, CONTEXT, 12, 12, 768)
     matrices = 12 * 12 * config.n_embd**2 + config.vocab_size * config.n_embd
-    return matrices * {"fp32": 4, "bf16": 2, "int8": 1}[precision] + 12 * 13 * config.n_embd * 4
+    return matrices * {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}[precision] + 12 * 13 * config.n_embd * 4
 
 
 def make_folder(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """How much of the engine's speed its clients get: 16 streams beside one, and HTTP beside the bare engine, in turn.
 
-    python benchmarks/serving.py --precision fp32 bf16 int8
+    python benchmarks/serving.py --precision fp32 fp16 bf16 int8
 
 The weights are random, which costs the same. The client is one process of bare sockets, so that it takes little of
 the machine that both sides share. A round is: the engine alone with 16 texts, the server with 16 clients, the server
@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128, help="tokens of an answer")
     parser.add_argument("--rounds", type=int, default=5, help="times that all is measured")
     parser.add_argument(
-        "--precision", nargs="+", default=["fp32"], help="of the weights: some of fp32, bf16, int8 and auto"
+        "--precision", nargs="+", default=["fp32"], help="of the weights: some of fp32, fp16, bf16, int8 and auto"
     )
     parser.add_argument("--record", action="store_true", help="write the tables into RESULTS.md")
     arguments = parser.parse_args()

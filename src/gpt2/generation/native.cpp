@@ -118,7 +118,8 @@ inline float total(__m512i v) { return _mm512_reduce_add_epi32(v); }
 inline void store(float* to, __m512i v) { store(to, (Floats)_mm512_cvtepi32_ps(v)); }
 #endif
 #ifdef __AVX512FP16__
-inline Floats fold(const __m512h* v) {  // the same, the last two of five halvings in 32 bits
+// The same, the last two of five halvings in 32 bits. Widened, a register becomes two: hence another order of vectors.
+inline Floats fold(const __m512h* v) {
   __m512h turned[16], halves[2];
   for (int i = 0; i < 16; i++) turned[i] = v[(i >> 3 & 1) * 4 + (i >> 2 & 1) + (i >> 1 & 1) * 8 + (i & 1) * 2];
   halve(turned, halves);
