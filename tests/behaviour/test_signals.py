@@ -1,6 +1,7 @@
 """Signals before the first step: an answer at every moment, and no traceback."""
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -93,6 +94,14 @@ def test_training_listens_to_no_signal_that_is_ignored(number: signal.Signals) -
             assert stop.received is None
     finally:
         signal.signal(number, before)
+
+
+def test_rubbish_is_looked_for_again_once_a_command_is_imported(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work = []
+    monkeypatch.setattr("gpt2.cli._print", lambda text: at_work.append(gc.isenabled()))
+    assert cli("--version").code == 0
+    assert cli("no-such-command").code == 2
+    assert (at_work, gc.isenabled()) == ([True], True)
 
 
 def test_who_was_stopped_waits_for_no_thread() -> None:

@@ -27,7 +27,8 @@ def in_precision(model: GPT2, precision: str) -> GPT2:
         return Int8GPT2(model)
     if precision == "fp16" and not suits_fp16(model):
         raise ConfigError(
-            f"A weight is beyond {LARGEST_IN_FP16:g}, or is no number: sums in fp16 could overflow.",
+            f"A weight of this model is {_largest(model):,.0f}: with such above {LARGEST_IN_FP16:g} sums in fp16 could "
+            "overflow.",
             "Choose another precision: bf16 or fp32.",
         )
     if precision in HALVES:
@@ -38,8 +39,13 @@ def in_precision(model: GPT2, precision: str) -> GPT2:
 
 def suits_fp16(model: GPT2) -> bool:
     """Whether no weight of a matrix is so large that a sum in fp16, which ends at 65,504, could overflow."""
-    ends = (torch.aminmax(matrix.weight.detach()) for matrix in _matrices(model))
-    return all(abs(end.item()) <= LARGEST_IN_FP16 for both in ends for end in both)
+    return _largest(model) <= LARGEST_IN_FP16
+
+
+def _largest(model: GPT2) -> float:
+    """Of all weights of matrices, without sign; NaN if one is."""
+    ends = [end for matrix in _matrices(model) for end in torch.aminmax(matrix.weight.detach())]
+    return torch.stack(ends).abs().max().item()
 
 
 def _matrices(model: GPT2) -> list[nn.Linear | nn.Embedding]:
