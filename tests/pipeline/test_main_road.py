@@ -179,6 +179,11 @@ def test_several_answers_and_files_of_prompts(cli: Cli, workplace: Path) -> None
     assert "already: 2 of 2 prompts." in again.err
     other = cli("generate", "one", *options, "--temperature", "0.5")
     assert (other.code, "made with --temperature 0.8, not 0.5" in other.err) == (2, True)
+    # What auto came to here stands there: elsewhere it is another one.
+    made_in = json.loads((workplace / "answers.jsonl.settings.json").read_text())["options"]["precision"]
+    assert made_in in ("fp32", "fp16", "bf16")
+    other = cli("generate", "one", *options, "--precision", "int8")
+    assert (other.code, f"made with --precision {made_in}, not int8" in other.err) == (2, True)
     wrong = cli("generate", "one", "--prompts-file", "prompts.txt")
     assert (wrong.code, "belong together" in wrong.err) == (2, True)
 

@@ -895,6 +895,19 @@ def test_an_answer_that_is_cut_off_by_a_second_ctrl_c_is_no_failure(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+def test_an_answer_that_has_not_begun_is_cut_off_by_a_second_ctrl_c_too() -> None:
+    """And is no 500, which a client would take for a fault of the server."""
+    engine = FakeEngine(seconds=0.01)
+    with serving(engine) as running, running.connect() as connection:
+        connection.sendall(post(completion(max_tokens=400)))
+        until(lambda: running.service.worker.outstanding == 1)
+        for _ in range(2):
+            running.server.handle_exit(signal.SIGTERM, None)
+        with contextlib.suppress(ConnectionError):
+            assert read_all(connection) == b""
+        until(lambda: not running.server.server_state.tasks)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_what_fails_is_not_counted_as_given_up(stream: bool) -> None:
     engine = FakeEngine(slots=2, seconds=0.01)

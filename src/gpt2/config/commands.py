@@ -70,7 +70,8 @@ class GenerateSettings(SamplingSettings):
     )
     presence_penalty: Penalty = Field(default=0.0, description="taken off a logit if the answer has a token at all")
     prompts_file: str | None = Field(
-        default=None, description="file of prompts, one a line, or JSON lines with `prompt`; takes --out"
+        default=None,
+        description="file of prompts, one a line, or, if named .jsonl, JSON lines with `prompt`; takes --out",
     )
     out: str | None = Field(
         default=None,

@@ -12,7 +12,7 @@ from gpt2.generation.graphs import GraphReader
 from gpt2.generation.native import NativeReader, compiled, fits, reads
 from gpt2.generation.reader import Reader
 from gpt2.model.gpt2 import GPT2
-from gpt2.model.precision import in_precision, suits_fp16
+from gpt2.model.precision import LARGEST_IN_FP16, in_precision, largest_weight
 from gpt2.runtime import free_memory, pick_weight_precision
 from gpt2.tokenizer.store import load_tokenizer
 from gpt2.weights.huggingface import load_model
@@ -60,7 +60,7 @@ def _fastest_on_cpu(model: GPT2, library: ctypes.CDLL | None) -> str:
     """The best precision for compiled code: fp16 is more exact than bf16, and where it is multiplied at all, faster."""
     if library is None:
         return "fp32"
-    return "fp16" if reads(library, torch.float16) and suits_fp16(model) else "auto"
+    return "fp16" if reads(library, torch.float16) and largest_weight(model) <= LARGEST_IN_FP16 else "auto"
 
 
 def _reader(model: GPT2, slots: int, library: ctypes.CDLL | None) -> Reader:

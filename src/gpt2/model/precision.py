@@ -1,6 +1,7 @@
 """Smaller weights for inference: in 16 bits, or in 8 with a scale for each output."""
 
 import contextlib
+import math
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from gpt2.model.gpt2 import GPT2
 
 HALVES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 LARGEST_IN_FP16 = 128.0
-"""A weight: 24 of it by inputs below 16 are added up in fp16 (`generation/native.cpp`). Those of GPT-2 end below 20."""
+"""A weight: 24 of it by inputs below 16 are added up in fp16 (`generation/native.cpp`), which ends at 65,504."""
 
 
 def in_precision(model: GPT2, precision: str) -> GPT2:
@@ -25,25 +26,28 @@ def in_precision(model: GPT2, precision: str) -> GPT2:
     """
     if precision == "int8":
         return Int8GPT2(model)
-    if precision == "fp16" and not suits_fp16(model):
-        raise ConfigError(
-            f"A weight of this model is {_largest(model):,.0f}: with such above {LARGEST_IN_FP16:g} sums in fp16 could "
-            "overflow.",
-            "Choose another precision: bf16 or fp32.",
-        )
+    if precision == "fp16":
+        largest = largest_weight(model)
+        if math.isnan(largest) or largest > LARGEST_IN_FP16:
+            raise ConfigError(
+                f"A weight of this model is {largest:,.0f}: with such above {LARGEST_IN_FP16:g} sums in fp16 could "
+                "overflow.",
+                "Choose another precision: bf16 or fp32.",
+            )
     if precision in HALVES:
         for matrix in _matrices(model):
             matrix.weight = nn.Parameter(matrix.weight.detach().to(HALVES[precision]), requires_grad=False)
     return model
 
 
-def suits_fp16(model: GPT2) -> bool:
-    """Whether no weight of a matrix is so large that a sum in fp16, which ends at 65,504, could overflow."""
-    return _largest(model) <= LARGEST_IN_FP16
+def precision_of(model: GPT2) -> str:
+    """What `in_precision` made of a model."""
+    names = {torch.float32: "fp32", torch.int8: "int8", **{dtype: name for name, dtype in HALVES.items()}}
+    return names[model.wte.weight.dtype]
 
 
-def _largest(model: GPT2) -> float:
-    """Of all weights of matrices, without sign; NaN if one is."""
+def largest_weight(model: GPT2) -> float:
+    """Of all matrices, without sign; NaN if one is."""
     ends = [end for matrix in _matrices(model) for end in torch.aminmax(matrix.weight.detach())]
     return torch.stack(ends).abs().max().item()
 

@@ -12,6 +12,7 @@ from gpt2.generation.engine import Engine
 from gpt2.generation.load import open_engine
 from gpt2.generation.request import Request, Sampling
 from gpt2.generation.stream import printable, write
+from gpt2.model.precision import precision_of
 from gpt2.recipes.prompts import answer_file
 from gpt2.runtime import pick_device
 from gpt2.tokenizer.base import cannot_spell, well_formed
@@ -42,6 +43,7 @@ def generate(settings: GenerateSettings) -> None:
             return _requests(engine, prompt, settings)
 
         options = settings.model_dump(mode="json", exclude=NOT_OF_ANSWERS)
+        options["precision"] = precision_of(engine.model)  # auto is another one on another machine
         model = {"folder": str(folder), "sha256": weights_sha256(folder)}
         answer_file(engine, Path(settings.prompts_file), Path(settings.out), asked, options, model)
         return

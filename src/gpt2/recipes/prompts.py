@@ -220,7 +220,7 @@ def read_prompts(source: Path) -> list[tuple[int, str]]:
             "Name a file of prompts, and save it as UTF-8.",
         ) from None
     numbered = [(number, line.removesuffix("\r")) for number, line in enumerate(lines, 1) if line.strip()]
-    if source.suffix != ".jsonl":
+    if source.suffix.lower() != ".jsonl":
         return numbered
     prompts = []
     for number, line in numbered:

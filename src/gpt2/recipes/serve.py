@@ -17,6 +17,7 @@ from gpt2.generation.engine import Engine
 from gpt2.generation.load import open_engine
 from gpt2.generation.request import Sampling
 from gpt2.model.cost import parameters
+from gpt2.model.precision import precision_of
 from gpt2.recipes.chat import template_of
 from gpt2.recipes.inspector import EngineInspector, training_text
 from gpt2.runtime import apart, pick_device
@@ -77,7 +78,8 @@ def serve(settings: ServeSettings) -> None:
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     size = parameters(engine.model.config)
-    say(f"{model.id}: {size:,} parameters on {device}, context {model.context_length}, {settings.slots} at once.")
+    where = f"in {precision_of(engine.model)} on {device}"
+    say(f"{model.id}: {size:,} parameters {where}, context {model.context_length}, {settings.slots} at once.")
     if not model.format.answers:
         say(
             "It was neither tuned nor trained with a template, so that chat continues a text, and does not answer.",

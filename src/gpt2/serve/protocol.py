@@ -149,6 +149,10 @@ class BoundedProtocol(H11Protocol):
         elif self._blocked_since is not None and now - self._blocked_since > self._limits.write_seconds:
             self._drop("slow to read")
 
+    def cut(self) -> None:
+        """End the connection now; a request without an answer would else get a 500 from uvicorn, when its task ends."""
+        self.transport.abort()
+
     def _drop(self, reason: str) -> None:
         self._metrics.dropped.labels(reason).inc()
         self._receiving_since = self._blocked_since = None

@@ -80,6 +80,9 @@ class Server(uvicorn.Server):
             now = time.monotonic()
             for connection in self._connections:
                 connection.sweep(now)
+        if self.force_exit:
+            for connection in self._connections:
+                connection.cut()
         if self._service.worker.failed:
             self.should_exit = True  # whoever watches over the process starts a new one
         if self._draining_since is not None and not self.should_exit:
