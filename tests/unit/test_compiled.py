@@ -58,10 +58,31 @@ def test_the_compiler_of_gradients_gives_the_same(monkeypatch: pytest.MonkeyPatc
     """Torch 2.11 gave zeros for a loss that was summed in place. Targets that do not count are among them."""
     monkeypatch.setattr("gpt2.training.loss.ALIGNED", {"cpu": aligned})
     monkeypatch.setattr("gpt2.training.loss.CHUNK_BYTES", {"cpu": chunk})  # of logits: one and several
+    monkeypatch.setattr("gpt2.training.loss.EVEN", 4)
     by(monkeypatch, "aot_eager")
     made, said = loss(), []
     torch.testing.assert_close(gradient(Compiled(made, said.append), made), gradient(made, made))
     assert not said
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("compiling", [False, True])
+def test_on_a_gpu_the_residual_stream_has_16_bits_and_the_gradient_is_that_of_fp32_about(compiling: bool) -> None:
+    made = loss()
+    exact = gradient(made, made)
+    made.cuda()
+    streams = []
+    if not compiling:
+        made.model.get_submodule("h.1").register_forward_hook(lambda block, given, x: streams.append(x.dtype))
+    forward = Compiled(made, print) if compiling else made
+
+    def on_gpu(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            return forward(inputs.cuda(), targets.cuda())
+
+    off = gradient(on_gpu, made).cpu() - exact
+    assert off.norm() < 0.03 * exact.norm()
+    assert streams == ([] if compiling else [torch.bfloat16])
 
 
 def test_a_backward_pass_that_cannot_be_compiled_is_made_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

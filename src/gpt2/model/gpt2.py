@@ -128,6 +128,9 @@ class GPT2(nn.Module):
         assert end <= self.config.context_length, f"{end} tokens in a context of {self.config.context_length}"
         positions = torch.arange(T, device=tokens.device) if past is None else past.positions  # (T,) or (B, T)
         x = self.wte(tokens) + self.wpe(positions)  # (B, T, C)
+        if x.is_cuda and torch.is_autocast_enabled("cuda"):
+            # The residual stream in 16 bits, too: half of the bytes of all that is no matrix product.
+            x = x.to(torch.get_autocast_dtype("cuda"))
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.h:
             x = block(x, past)
