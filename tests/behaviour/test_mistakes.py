@@ -260,18 +260,25 @@ def test_an_unknown_option_names_the_nearest(cli: Cli, argv: tuple[str, ...], sa
     wrong(cli(*argv), said)
 
 
-def test_characters_that_cannot_be_spelled_are_named(
-    cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch, workplace: Path
-) -> None:
+def test_characters_that_cannot_be_spelled_are_named(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = cli("generate", "small", "The Ωmega§", "--max-tokens", "3")
     assert answer.code == 0
     assert "'Ω', '§'" in answer.err
     assert "cannot spell" not in cli("generate", "small", "The cat", "--max-tokens", "3").err
-    monkeypatch.setattr(sys, "stdin", io.StringIO("the Ω\nthe cat\n/save nowhere/x.json\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("the Ω\nthe cat\n"))
     answer = cli("chat", "small", "--max-tokens", "3")
     assert answer.code == 0
     assert answer.err.count("cannot spell 'Ω'") == 1
+
+
+def test_a_script_hears_of_a_line_that_was_refused_and_all_others_are_answered(
+    cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch, workplace: Path
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("the cat\n/save nowhere/x.json\nthe dog\n"))
+    answer = cli("chat", "small", "--max-tokens", "3")
+    assert answer.code == 2
     assert "There is no folder" in answer.err
+    assert len(answer.out.splitlines()) >= 2
     assert not (workplace / "nowhere").exists()
 
 

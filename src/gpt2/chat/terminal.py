@@ -37,11 +37,14 @@ KEYS = (
 """What else is typed."""
 
 
-def talk(session: Session, source: TextIO, out: TextIO) -> None:
+def talk(session: Session, source: TextIO, out: TextIO) -> bool:
     """Answer what is typed, until the end of input or /quit.
 
     From a terminal there is a prompt, and Ctrl-C stops the answer; otherwise each line gets one answer. Answers go
     to `out`, everything else to stderr.
+
+    Returns:
+        Whether no line was refused; from a terminal always, since who typed it has seen why and typed on.
 
     Args:
         session: the conversation.
@@ -59,6 +62,7 @@ def talk(session: Session, source: TextIO, out: TextIO) -> None:
         )
     elif session.single:
         say("Each question is answered on its own: this model was tuned on single questions.", style="dim")
+    well = True
     for line in _typed(session) if interactive else source:
         line = well_formed(line.rstrip("\r\n"))
         if not line.strip():
@@ -66,7 +70,7 @@ def talk(session: Session, source: TextIO, out: TextIO) -> None:
         try:
             if line.startswith("/") and not line.startswith("//"):
                 if not _obey(session, line, out):
-                    return
+                    break
             else:
                 _answer(session, session.ask(line.removeprefix("/") if line.startswith("//") else line), out)
         except KeyboardInterrupt:
@@ -75,6 +79,8 @@ def talk(session: Session, source: TextIO, out: TextIO) -> None:
             say("Stopped.", style="dim")
         except UserError as error:
             fail(error.what, error.fix)
+            well = interactive
+    return well
 
 
 def _typed(session: Session) -> Iterator[str]:

@@ -16,6 +16,7 @@ def chat(settings: ChatSettings) -> None:
 
     Raises:
         UserError: no such run, checkpoint or device.
+        SystemExit: with 2, through a pipe, after all other lines got their answers, where one was refused.
     """
     device = pick_device(settings.device)
     checkpoint = open_checkpoint(settings.run, settings.checkpoint)
@@ -24,7 +25,8 @@ def chat(settings: ChatSettings) -> None:
     session = Session(engine, template_of(run), settings, origin=str(checkpoint.folder), longest=run.get("turns"))
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # a byte that is no text shall not end the conversation
-    talk(session, sys.stdin, sys.stdout)
+    if not talk(session, sys.stdin, sys.stdout):
+        raise SystemExit(2)
 
 
 def template_of(run: dict[str, object]) -> str | None:
