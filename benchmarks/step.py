@@ -5,6 +5,7 @@ trainer itself, with what `gpt2 train` would choose on this machine; nanoGPT's i
 
     python benchmarks/step.py --nanogpt PATH
     python benchmarks/step.py --nanogpt PATH --device cuda
+    python benchmarks/step.py --device cuda --profile 30  # of ours, what takes longest; nothing is recorded
 
 On a GPU a step has 480 × 1,024 tokens, as nanoGPT's `config/train_gpt2.py` has, in bf16 and compiled on both sides:
 nanoGPT's in its micro-batches of 12, ours in those that it would choose.
@@ -110,6 +111,20 @@ for line in sys.stdin:
     print("took", time.perf_counter() - began, flush=True)
 """
 
+PROFILE = """
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+step(), step()  # the first ones allocate, and compile
+with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu) as seen: step()
+device = DeviceType.CUDA if on_gpu else DeviceType.CPU
+rows = [(row.self_device_time_total if on_gpu else row.self_cpu_time_total, row.count, row.key)
+        for row in seen.key_averages() if row.device_type == device]
+print("| ms | calls | what |", "|---|---|---|", sep="\\n")
+shown = sorted(rows, reverse=True)[:{profiled}]
+for time, calls, name in [*shown, (sum(row[0] for row in rows), sum(row[1] for row in rows), "in all")]:
+    print(f"| {{time / 1e3:.1f}} | {{calls}} | {{name}} |")
+"""
+
 PEAK = """
 import torch
 a, b = (torch.randn({wide}, {wide}, device="{device}").to(torch.bfloat16) for _ in range(2))
@@ -120,13 +135,18 @@ def step():
 WIDE = {"cpu": 2048, "cuda": 8192}
 
 
+def sizes(device: str) -> dict[str, str | int]:
+    """What the programs are filled with."""
+    found = {"vocabulary": VOCABULARY, "rows": ROWS[device], "context": CONTEXT[device], "wide": WIDE[device]}
+    return {**found, "device": device}
+
+
 class Contestant:
     """A process that makes steps when told to."""
 
     def __init__(self, program: str, folder: Path, device: str) -> None:
-        sizes = {"vocabulary": VOCABULARY, "rows": ROWS[device], "context": CONTEXT[device], "wide": WIDE[device]}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", program.format(**sizes, device=device) + LOOP],
+            [sys.executable, "-c", program.format(**sizes(device)) + LOOP],
             cwd=folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -158,7 +178,11 @@ def main() -> None:
     parser.add_argument("--nanogpt", type=Path, help="folder of a nanoGPT checkout; else the peer is transformers")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu", choices=list(ROWS))
+    parser.add_argument("--profile", type=int, help="show so many kernels, or operators, of a step of ours instead")
     arguments = parser.parse_args()
+    if arguments.profile:
+        program = (OURS + PROFILE).format(**sizes(arguments.device), profiled=arguments.profile)
+        raise SystemExit(subprocess.run([sys.executable, "-c", program], check=False).returncode)
     from gpt2.model.cost import flops_per_token
     from gpt2.model.gpt2 import GPT2Config
 
