@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +18,10 @@ import torch
 from tests.conftest import SMALL, Answer, make_text
 from torch import Tensor
 
+from gpt2.errors import CheckpointError
 from gpt2.files import read_json
+from gpt2.generation.engine import Engine
+from gpt2.generation.request import Delta, Request
 from gpt2.signals import SIGNALS
 from gpt2.training.guard import Guard
 from gpt2.training.loss import NextTokenLoss
@@ -280,6 +283,21 @@ def test_a_script_hears_of_a_line_that_was_refused_and_all_others_are_answered(
     assert "There is no folder" in answer.err
     assert len(answer.out.splitlines()) >= 2
     assert not (workplace / "nowhere").exists()
+
+
+def test_an_error_in_the_middle_of_a_text_has_a_line_of_its_own(
+    cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Engine.run
+
+    def failing(self: Engine, requests: Sequence[Request]) -> Iterator[tuple[int, Delta]]:
+        yield next(iter(whole(self, requests)))
+        raise CheckpointError("The answer is no number.", "Train anew.")
+
+    monkeypatch.setattr(Engine, "run", failing)
+    answer = cli("generate", "small", "the cat", "--max-tokens", "3")
+    assert answer.code == 2
+    assert answer.out.endswith("\n")
 
 
 def test_what_is_written_where_the_user_says_makes_no_folders(cli: Cli, run: Path, workplace: Path) -> None:

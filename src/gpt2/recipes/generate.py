@@ -92,10 +92,12 @@ def _print_one(engine: Engine, prompt: str, request: Request, shown: Callable[[s
     """Print an answer as it is written: number of tokens."""
     tokens = 0
     write(shown(prompt), sys.stdout)
-    for _, delta in engine.run([request]):
-        write(shown(delta.text), sys.stdout)
-        tokens += len(delta.tokens)
-    write("\n", sys.stdout)
+    try:
+        for _, delta in engine.run([request]):
+            write(shown(delta.text), sys.stdout)
+            tokens += len(delta.tokens)
+    finally:  # what is said of an interruption or an error has a line of its own
+        write("\n", sys.stdout)
     return tokens
 
 
