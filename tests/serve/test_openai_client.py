@@ -17,6 +17,8 @@ from tests.serve.tiny import CONTEXT, tiny_model
 KEY = "a key that is long enough"
 A, B = {"97": 100.0}, {"98": 100.0}
 """Biases under which a model can only say one letter."""
+LETTERS = {str(letter): 100.0 for letter in range(97, 123)}
+"""With these it can only say letters."""
 
 
 class Caller:
@@ -171,6 +173,28 @@ def test_logprobs(ask: Caller) -> None:
     pieces = ask.chat(max_tokens=5, logprobs=True, top_logprobs=2, temperature=0, stream=True)
     streamed = [entry for piece in pieces for entry in piece.choices[0].logprobs.content]
     assert [entry.model_dump() for entry in streamed] == [entry.model_dump() for entry in content]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_logprobs_are_of_the_text_and_of_nothing_behind_it(ask: Caller, stream: bool) -> None:
+    def tokens(**asked: Any) -> tuple[str, list[str], list[int]]:
+        answer = ask.complete(**{"logprobs": 0, "seed": 4, "stream": stream, "logit_bias": LETTERS} | asked)
+        choices = [piece.choices[0] for piece in (answer if stream else [answer])]
+        told = [choice.logprobs for choice in choices]
+        return (
+            "".join(choice.text for choice in choices),
+            [token for part in told for token in part.tokens],
+            [offset for part in told for offset in part.text_offset],
+        )
+
+    whole, spelled, offsets = tokens(max_tokens=8)
+    assert whole.find(whole[3:6]) == 3
+    assert "".join(spelled) == whole
+    assert offsets == list(range(8))
+    assert tokens(max_tokens=8, stop=[whole[3:6]]) == (whole[:3], spelled[:3], offsets[:3])
+    # What looks like the stop string until the end is text after all.
+    assert tokens(max_tokens=8, stop=[whole[-2:] + "x"]) == (whole, spelled, offsets)
+    assert tokens(max_tokens=3, stop=["bb"], logit_bias=B) == ("", [], [])
 
 
 def test_errors_are_those_that_the_client_knows(running: Running, ask: Caller, waits: bool) -> None:

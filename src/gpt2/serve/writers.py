@@ -10,6 +10,7 @@ from json.encoder import encode_basestring
 from pydantic import BaseModel
 
 from gpt2.generation.request import Delta, Finish, Token
+from gpt2.serve.aligned import Aligned, Placed
 from gpt2.serve.answer import Answer
 from gpt2.serve.asking import Asked
 from gpt2.serve.errors import ApiError
@@ -56,6 +57,7 @@ class Writer(ABC):
         self.asked = asked
         self.written = 0
         """Tokens so far, all answers together."""
+        self._aligned = [Aligned() for _ in asked.requests]
         self._frames: dict[int, list[bytes]] = {}  # what stands around the text in the pieces of an answer
 
     @abstractmethod
@@ -73,6 +75,12 @@ class Writer(ABC):
     @abstractmethod
     def whole(self, deltas: Sequence[Sequence[Delta]]) -> BaseModel:
         """The whole response, from all deltas of each answer."""
+
+    def _placed(self, index: int, deltas: Sequence[Delta]) -> list[Placed]:
+        """The tokens to report beside these deltas of an answer; none where nobody asked."""
+        if not self.with_logprobs:
+            return []
+        return [placed for delta in deltas for placed in self._aligned[index].due(delta)]
 
     def usage(self) -> Usage:
         """Tokens read and written."""
@@ -149,16 +157,14 @@ class CompletionWriter(Writer):
     def __init__(self, asked: Asked, model: ServedModel, with_logprobs: bool, with_usage: bool) -> None:
         super().__init__(asked, model, with_logprobs, with_usage)
         self._echoes = list(asked.echoes)
-        self._offsets = [0] * len(asked.requests)
 
     def piece(self, index: int, delta: Delta) -> Completion | None:
         """More of one answer; the first piece begins with the prompt, if that was asked for."""
         text, self._echoes[index] = self._echoes[index] + delta.text, ""
-        if not text and not delta.finish and not (self.with_logprobs and delta.tokens):
+        placed = self._placed(index, [delta])
+        if not (text or delta.finish or placed):
             return None
-        choice = CompletionChoice(
-            index=index, text=text, logprobs=self._logprobs(index, delta.tokens), finish_reason=delta.finish
-        )
+        choice = CompletionChoice(index=index, text=text, logprobs=self._logprobs(placed), finish_reason=delta.finish)
         return Completion(id=self.id, created=self.created, model=self.model.id, choices=[choice])
 
     def settled(self, index: int) -> bool:
@@ -175,32 +181,28 @@ class CompletionWriter(Writer):
             CompletionChoice(
                 index=index,
                 text=self._echoes[index] + _text(own),
-                logprobs=self._logprobs(index, _tokens(own)),
+                logprobs=self._logprobs(self._placed(index, own)),
                 finish_reason=_finish(own),
             )
             for index, own in enumerate(deltas)
         ]
         return Completion(id=self.id, created=self.created, model=self.model.id, choices=choices, usage=self.usage())
 
-    def _logprobs(self, index: int, tokens: Sequence[Token]) -> CompletionLogprobs | None:
+    def _logprobs(self, placed: Sequence[Placed]) -> CompletionLogprobs | None:
         if not self.with_logprobs:
             return None
-        spelled = [_spelled(token.bytes) for token in tokens]
-        offsets = []
-        for text in spelled:
-            offsets.append(self._offsets[index])
-            self._offsets[index] += len(text)
+        spelled = [_spelled(token.bytes) for token, _ in placed]
         decode = self.model.tokenizer.decode_bytes
         return CompletionLogprobs(
             tokens=spelled,
-            token_logprobs=[_logprob(token.logprob) for token in tokens],
+            token_logprobs=[_logprob(token.logprob) for token, _ in placed],
             top_logprobs=[
                 # The token itself stands among them, the likeliest or not.
                 {_spelled(decode([other])): _logprob(value) for other, value in token.alternatives}
                 | {text: _logprob(token.logprob)}
-                for text, token in zip(spelled, tokens, strict=True)
+                for text, (token, _) in zip(spelled, placed, strict=True)
             ],
-            text_offset=offsets,
+            text_offset=[offset for _, offset in placed],
         )
 
 
@@ -217,14 +219,15 @@ class ChatWriter(Writer):
     def piece(self, index: int, delta: Delta) -> ChatChunk | None:
         """More of one answer; the first piece names the role."""
         text = self._without_leading_space(index, delta.text)
-        if self._began[index] and not text and not delta.finish and not (self.with_logprobs and delta.tokens):
+        placed = self._placed(index, [delta])
+        if self._began[index] and not (text or delta.finish or placed):
             return None
         role = None if self._began[index] else "assistant"
         self._began[index] = True
         choice = ChatChunkChoice(
             index=index,
             delta=ChatPiece(role=role, content=text),
-            logprobs=self._logprobs(delta.tokens),
+            logprobs=self._logprobs(placed),
             finish_reason=delta.finish,
         )
         return ChatChunk(id=self.id, created=self.created, model=self.model.id, choices=[choice])
@@ -243,7 +246,7 @@ class ChatWriter(Writer):
             ChatChoice(
                 index=index,
                 message=AssistantMessage(content=self._without_leading_space(index, _text(own))),
-                logprobs=self._logprobs(_tokens(own)),
+                logprobs=self._logprobs(self._placed(index, own)),
                 finish_reason=_finish(own),
             )
             for index, own in enumerate(deltas)
@@ -259,10 +262,10 @@ class ChatWriter(Writer):
         self._said[index] = self._said[index] or bool(text)
         return text
 
-    def _logprobs(self, tokens: Sequence[Token]) -> ChatLogprobs | None:
+    def _logprobs(self, placed: Sequence[Placed]) -> ChatLogprobs | None:
         if not self.with_logprobs:
             return None
-        return ChatLogprobs(content=[self._entry(token) for token in tokens])
+        return ChatLogprobs(content=[self._entry(token) for token, _ in placed])
 
     def _entry(self, token: Token) -> ChatToken:
         decode = self.model.tokenizer.decode_bytes
@@ -291,10 +294,6 @@ def _logprob(value: float | None) -> float:
 
 def _text(deltas: Sequence[Delta]) -> str:
     return "".join(delta.text for delta in deltas)
-
-
-def _tokens(deltas: Sequence[Delta]) -> list[Token]:
-    return [token for delta in deltas for token in delta.tokens]
 
 
 def _finish(deltas: Sequence[Delta]) -> Finish:
