@@ -203,6 +203,7 @@ def test_a_fork_begins_where_the_other_stands_and_leaves_it_alone(cli: Cli, halt
         (("--fork", "first", "--train.epochs", "3"), "--train.minutes"),
         (("--fork", "first", "--train.steps", "3", "--train.minutes", "3"), "once"),
         (("--finish", "first", "--train.steps", "3", "--train.device", "abacus"), "--train.device"),
+        (("--finish", "first", "--train.steps", "3", "--train.minutes", "3"), "two ends"),
         (("--fork", "nothing"), "no run"),
         (("--resume", "first", "--auto-resume"), "Leave the rest out"),
     ],
@@ -281,6 +282,51 @@ def test_a_damaged_record_says_where_a_copy_is(cli: Cli, halted: Path) -> None:
         assert f"cp {Path('runs/first')}/last/run.json" in answer.err
 
 
+@pytest.mark.parametrize("options", [("notes.txt", "--auto-resume"), ("notes.txt",), ("--resume", "first")])
+def test_what_is_left_of_a_run_is_not_written_over(cli: Cli, halted_here: Path, options: tuple[str, ...]) -> None:
+    record = (halted_here / "run.json").read_bytes()
+    (halted_here / "run.json").unlink()
+    before = {path: path.read_bytes() for path in halted_here.rglob("*") if path.is_file()}
+    own = () if "--resume" in options else ("--run", "first", *OPTIONS)
+    answer = cli("train", *options, *own)
+    assert answer.code == 2
+    assert "without its run.json" in answer.err
+    copy = answer.err.split(": cp ")[1].split()
+    assert copy[1] == "runs/first/run.json"
+    assert Path(copy[0]).read_bytes() == record
+    assert {path: path.read_bytes() for path in before} == before
+    shutil.rmtree(halted_here / "checkpoints")
+    answer = cli("train", "notes.txt", "--run", "first", *OPTIONS)
+    assert answer.code == 2
+    assert "move the folder away" in answer.err
+
+
+def test_a_run_whose_metrics_are_removed_ends_without_a_traceback(
+    cli: Cli, halted_here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_step = Trainer.train_step
+
+    def step_and_remove(self: Trainer) -> object:
+        (halted_here / "metrics.jsonl").unlink(missing_ok=True)
+        return train_step(self)
+
+    monkeypatch.setattr(Trainer, "train_step", step_and_remove)
+    answer = cli("train", "--resume", "first")
+    assert answer.code == 0, answer.err
+    assert "best validation loss" in answer.err
+
+
+@pytest.mark.parametrize("damage", ["tokenizer.json", "train-00000.bin", "MANIFEST.json", "validation-00000.bin"])
+def test_prepared_data_that_is_damaged_is_made_again_as_it_is_told(cli: Cli, halted_here: Path, damage: str) -> None:
+    (path,) = halted_here.parent.glob(f".prepared/*/{damage}")
+    path.write_bytes(path.read_bytes()[:-30])
+    answer = cli("train", "--resume", "first")
+    assert answer.code == 2
+    assert f"Remove {path.parent.relative_to(halted_here.parents[1])}, and repeat the command" in answer.err
+    shutil.rmtree(path.parent)
+    assert cli("train", "--resume", "first").code == 0
+
+
 def test_auto_resume_may_be_repeated(cli: Cli, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same command again and again: begins, goes on after each stop, and then has nothing left to do."""
     train_step = Trainer.train_step
@@ -298,10 +344,13 @@ def test_auto_resume_may_be_repeated(cli: Cli, workplace: Path, monkeypatch: pyt
         *range(1, 41)
     ]
     assert [path.name for path in (workplace / "runs").glob("notes*")] == ["notes"]
-    for options in (("--optim.lr", "0.5"), ("--train.patience", "9")):
+    for options, what in (
+        (("--optim.lr", "0.5"), "optim.lr not given then, 0.5 now."),
+        (("--train.steps", "41"), "train.steps 40 then, 41 now."),
+    ):
         changed = cli(*command, *options)
         assert changed.code == 2
-        assert "other settings" in changed.err
+        assert f"other settings than these: {what}" in changed.err
 
 
 def test_auto_resume_is_not_stopped_by_another_release(cli: Cli, halted_here: Path) -> None:

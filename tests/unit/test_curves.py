@@ -6,6 +6,7 @@ import pytest
 
 from gpt2.console import counted
 from gpt2.recipes import showing
+from gpt2.signals import Signalled
 from gpt2.training.metrics import Record
 
 
@@ -39,6 +40,24 @@ def test_a_fifth_of_the_time_at_most_is_drawing_and_what_was_passed_over_is_know
     assert curves.outdated
     curves.draw()
     assert not curves.outdated
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt(), Signalled(15)])
+def test_a_second_signal_spares_the_last_picture_of_a_stopped_run_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, interruption: BaseException
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise interruption
+
+    monkeypatch.setattr(showing, "read_metrics", interrupted)
+    sizes, stats = SimpleNamespace(n_layer=1, n_embd=16), SimpleNamespace(tokenizer="char")
+    settings, prepared = cast(Any, SimpleNamespace(model=sizes)), cast(Any, SimpleNamespace(stats=stats))
+    curves = showing.Curves(tmp_path, settings, prepared, {})
+    curves.complete(stopped=True)
+    curves.complete(stopped=False)  # nothing is left to draw
+    curves.outdated = True
+    with pytest.raises(type(interruption)):
+        curves.complete(stopped=False)
 
 
 def test_the_time_of_a_run_is_that_of_its_commands_from_beginning_to_end(monkeypatch: pytest.MonkeyPatch) -> None:

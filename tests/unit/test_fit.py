@@ -42,6 +42,7 @@ class Diary:
         self.validated: list[int] = []
         self.saved: list[tuple[int, float | None]] = []
         self.waited_for: list[int] = []
+        self.looked_at: list[int] = []
         self.words: list[str] = []
         self.trainer: Any = None
 
@@ -63,7 +64,7 @@ class Diary:
             progress,
             [],
             self._validate,
-            lambda record: None,
+            lambda record: self.looked_at.append(record.step),
             self._save,
             self._roll_back,
             self.words.append,
@@ -96,11 +97,30 @@ def test_it_validates_at_its_rhythm_at_epochs_and_at_the_end() -> None:
     assert diary.waited_for == [10]
 
 
-def test_a_short_epoch_is_measured_but_not_saved() -> None:
+def test_the_end_of_a_short_epoch_is_measured_and_saved_where_that_was_not_done_a_moment_ago() -> None:
     diary = Diary([9.0] * 9)
     diary.run(Rhythm(12, 8, None, None), Progress(), epoch_steps=5)
     assert diary.validated == [5, 8, 10, 12]
-    assert [step for step, _ in diary.saved] == [8, 12]
+    assert [step for step, _ in diary.saved] == [5, 8, 12]
+    assert diary.looked_at == [8, 12]
+
+
+def test_the_best_is_kept_though_it_stands_between_the_regular_validations() -> None:
+    diary, progress = Diary([4.0, 3.0, 3.5, 3.6]), Progress()
+    assert diary.run(Rhythm(400, 400, None, None), progress, epoch_steps=100) == "completed"
+    assert diary.saved == [(100, 4.0), (200, 3.0), (300, 3.5), (400, 3.6)]
+    assert (progress.best_step, progress.best_loss) == (200, 3.0)
+    assert diary.looked_at == [400]
+    diary = Diary([4.0, 3.0, 3.5, 3.6])
+    assert diary.run(Rhythm(600, 600, None, patience=2), Progress(), epoch_steps=100) == "stopped early"
+    assert diary.saved[-1] == (400, 3.6)
+
+
+def test_the_ends_of_epochs_add_twenty_checkpoints_at_most() -> None:
+    diary = Diary([9.0] * 99)
+    diary.run(Rhythm(1000, 1000, None, None), Progress(), epoch_steps=20)
+    assert len(diary.validated) == 50
+    assert [step for step, _ in diary.saved] == [*range(60, 1000, 60), 1000]
 
 
 @pytest.mark.parametrize("epoch_steps", [0.25, 1, 4])

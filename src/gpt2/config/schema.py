@@ -281,5 +281,6 @@ class Settings(Section):
     @classmethod
     def _plain_name(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"\w[\w.-]{0,99}", value):
-            raise ValueError(f"{value!r} is no run name: letters, digits, '.', '-' and '_', at most 100, no folder")
+            rule = "a letter or digit, then more of them, '.', '-' and '_', 100 at most"
+            raise ValueError(f"{value!r} is no run name: {rule}")
         return value

@@ -156,8 +156,8 @@ def examine(report: Report) -> tuple[str, ...]:
         )
     if stats.leaked:
         found.append(
-            f"{stats.leaked:,} validation documents also stand in the training part: the validation loss will look "
-            "better than it is. Remove them from one of the two."
+            f"Validation documents that also stand in the training part: {stats.leaked:,}. The validation loss will "
+            "look better than it is. Remove them from one of the two."
         )
     if report.validation_windows < 10:
         few = f"{report.validation_windows} window{'s' * (report.validation_windows != 1)}"

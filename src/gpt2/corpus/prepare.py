@@ -21,7 +21,7 @@ from gpt2.config.schema import DataSettings
 from gpt2.console import progress
 from gpt2.corpus.doctor import Part, Stats
 from gpt2.corpus.origins import OriginWriter
-from gpt2.corpus.shards import ShardWriter
+from gpt2.corpus.shards import ShardWriter, unusable
 from gpt2.corpus.sources import Sources
 from gpt2.corpus.split import (
     ALL_TRAIN,
@@ -34,7 +34,7 @@ from gpt2.corpus.split import (
     scan,
     summary_of_lengths,
 )
-from gpt2.errors import DataError
+from gpt2.errors import DataError, UserError
 from gpt2.files import alone, atomic_folder, read_json, sweep_temporaries, write_json
 from gpt2.tokenizer.base import Tokenizer
 from gpt2.tokenizer.store import load_tokenizer, tokenizer_from_spec
@@ -68,9 +68,18 @@ def fingerprint(sources: Sources, validation: Sources | None, tokenizer: str, se
 
 
 def open_prepared(folder: Path) -> Prepared:
-    """What `prepare` left in a folder."""
-    stats = Stats.from_json(read_json(folder / "MANIFEST.json")["stats"])
-    return Prepared(folder, folder.name, load_tokenizer(folder), stats, reused=True)
+    """What `prepare` left in a folder.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        stats = Stats.from_json(read_json(folder / "MANIFEST.json")["stats"])
+        return Prepared(folder, folder.name, load_tokenizer(folder), stats, reused=True)
+    except UserError as error:  # its own advice is about checkpoints
+        raise unusable(folder, error.what) from None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise unusable(folder, f"{folder / 'MANIFEST.json'} is damaged.") from None
 
 
 def prepare(

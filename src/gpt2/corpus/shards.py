@@ -48,8 +48,9 @@ def _header(vocab_size: int, tokenizer_fingerprint: str, tokens: int, documents:
     return packed.ljust(HEADER_BYTES, b"\0")
 
 
-def _unusable(what: str) -> DataError:
-    return DataError(what, "Prepare the data again.")
+def unusable(folder: Path, what: str) -> DataError:
+    """Prepared data that is not as it was written."""
+    return DataError(what, f"Remove {folder}, and repeat the command: what is in it is made again from the sources.")
 
 
 class ShardWriter:
@@ -208,7 +209,9 @@ class TokenShards:
         entry = _entry(folder, name)
         if tokenizer_fingerprint not in (None, entry["tokenizer"]):
             given = entry["tokenizer"]
-            raise _unusable(f"The tokens in {folder} come from the tokenizer {given}, not {tokenizer_fingerprint}.")
+            raise unusable(
+                folder, f"The tokens in {folder} come from the tokenizer {given}, not {tokenizer_fingerprint}."
+            )
         self.vocab_size: int = entry["vocab_size"]
         self.documents: int = entry["documents"]
         self.fingerprint: str = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
@@ -229,15 +232,15 @@ class TokenShards:
         try:
             size = path.stat().st_size
             if size != shard["bytes"]:
-                raise _unusable(f"{path} has {size:,} bytes; the manifest says {shard['bytes']:,}.")
+                raise unusable(self.folder, f"{path} has {size:,} bytes; the manifest says {shard['bytes']:,}.")
             with path.open("rb") as file:
                 if file.read(HEADER_BYTES) != header:
-                    raise _unusable(f"{path} does not begin with the header that the manifest says.")
+                    raise unusable(self.folder, f"{path} does not begin with the header that the manifest says.")
             dtype = token_dtype(self.vocab_size)
             mapped = np.memmap(path, dtype=dtype, mode="r", offset=HEADER_BYTES, shape=(shard["tokens"],))
             return np.asarray(mapped)  # the same memory; a plain array is sliced several times faster
         except OSError as error:
-            raise _unusable(f"{path} cannot be read: {error.strerror}.") from error
+            raise unusable(self.folder, f"{path} cannot be read: {error.strerror}.") from error
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """A copy of the ids [start, stop), shape (stop - start,), dtype uint16 or uint32.
@@ -264,7 +267,7 @@ class TokenShards:
                 data = self._maps[at][block * size : (block + 1) * size]
                 if hashlib.sha256(data.data).hexdigest() != self._shards[at]["sha256"][block]:
                     path = self.folder / self._shards[at]["file"]
-                    raise _unusable(f"{path} is damaged: block {block} is not as it was written.")
+                    raise unusable(self.folder, f"{path} is damaged: block {block} is not as it was written.")
                 self._checked[at][block] = True
         return self._maps[at][start:stop]
 
@@ -280,9 +283,9 @@ class TokenShards:
             try:
                 data = path.read_bytes()
             except OSError as error:
-                raise _unusable(f"{path} cannot be read: {error.strerror}.") from error
+                raise unusable(self.folder, f"{path} cannot be read: {error.strerror}.") from error
             if hashlib.sha256(data).hexdigest() != shard["ends_sha256"]:
-                raise _unusable(f"{path} is damaged: it is not as it was written.")
+                raise unusable(self.folder, f"{path} is damaged: it is not as it was written.")
             ends.append(np.frombuffer(data, "<u8") + np.uint64(start))
         return np.concatenate(ends)
 
@@ -293,17 +296,21 @@ def _entry(folder: Path, name: str) -> dict[str, Any]:
     try:
         manifest = read_json(path)
     except OSError as error:
-        raise _unusable(f"{folder} holds no prepared data: {path} cannot be read.") from error
+        raise unusable(folder, f"{folder} holds no prepared data: {path} cannot be read.") from error
     except UserError as error:  # too large, or no JSON
-        raise _unusable(error.what) from error
+        raise unusable(folder, error.what) from error
     try:
         entry = manifest["parts"][name]
         if entry["version"] != VERSION:
-            raise _unusable(f"{path} is of version {entry['version']}; this program reads {VERSION}.")
+            raise unusable(folder, f"{path} is of version {entry['version']}; this program reads {VERSION}.")
         _check_entry(entry, name)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _unusable(f"{path} does not describe the part {name}: {error!r}.") from error
+        raise unusable(folder, f"{path} does not describe the part {name}: {_said(error)}.") from error
     return entry
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
 
 
 def _check_entry(entry: dict[str, Any], name: str) -> None:

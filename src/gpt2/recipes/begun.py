@@ -18,6 +18,7 @@ from gpt2.files import locked
 from gpt2.recipes.record import read_status
 from gpt2.recipes.run import Job, run
 from gpt2.runtime import environment
+from gpt2.training import checkpoint
 
 
 class Begun(TypedDict):
@@ -79,7 +80,7 @@ def free_folder(runs: Path, name: str, named: bool) -> Path:
         named: by the user; otherwise another name is found where it is taken.
 
     Raises:
-        RunError: the name that the user gave is taken.
+        RunError: the name that the user gave is taken, or what is there has lost its run.json.
     """
     folder, number = runs / name, 1
     if named:
@@ -103,6 +104,8 @@ def take(folder: Path, stack: contextlib.ExitStack) -> None:
 
 def _require_free(folder: Path) -> None:
     if not (folder / "run.json").exists():
+        if checkpoint.list_checkpoints(folder) or (folder / "metrics.jsonl").exists():
+            raise checkpoint.record_is_lost(folder)
         return
     status = read_status(folder)
     if status in ("completed", "stopped early"):

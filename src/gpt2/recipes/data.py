@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gpt2.chat.prepare import CUT, prepare_conversations
 from gpt2.config.schema import Settings, TuningSettings
-from gpt2.console import say, table, warn
+from gpt2.console import counted, say, table, warn
 from gpt2.corpus.conversations import Conversations, open_conversations
 from gpt2.corpus.doctor import Report, examine
 from gpt2.corpus.fields import Fields
@@ -96,7 +96,8 @@ def _prepare_conversations(settings: Settings, tuning: TuningSettings, root: Pat
 
 
 def _say_counts(prepared: Prepared) -> None:
-    noticed = [f"{count:,} {what}" for what, count in prepared.stats.counts.items() if what != "documents" and count]
+    counts = [(count, what) for what, count in prepared.stats.counts.items() if what != "documents" and count]
+    noticed = [counted(count, what.removesuffix("s")) for count, what in counts]
     if noticed:
         say(f"Noticed on the way: {', '.join(noticed)}.", style="dim")
 

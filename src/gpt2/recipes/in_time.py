@@ -32,6 +32,8 @@ LOOKING_SHARE = 0.06
 LOOK_SECONDS = 2.0
 """Of a validation, besides reading: its sample, curves and checkpoint."""
 LOOKS_AT_MOST = 20
+SECONDS_AT_STAKE = 15.0
+"""A checkpoint comes after so many, or a twentieth of the run: what a machine that fails can take with it."""
 
 
 def chosen_in_time(
@@ -111,7 +113,12 @@ def _applied(settings: Settings, given: Settings, best: Choice, looks: int) -> S
     """The choice as settings; whatever was given stays."""
     chosen: dict[str, dict[str, Any]] = {
         "model": best.shape._asdict(),
-        "train": {"batch_size": best.batch_size, "steps": best.steps, "eval_every": math.ceil(best.steps / looks)},
+        "train": {
+            "batch_size": best.batch_size,
+            "steps": best.steps,
+            "eval_every": math.ceil(best.steps / looks),
+            "save_every": max(math.ceil(best.steps / LOOKS_AT_MOST), int(SECONDS_AT_STAKE / best.seconds_a_step), 1),
+        },
     }
     parts: dict[str, Any] = {}
     for name, values in chosen.items():
@@ -138,7 +145,7 @@ def _explain(
         for choice in considered
     ]
     header = ("  layers × width", "parameters", "step", "tokens/s", "steps", "epochs", "expected loss")
-    table(f"In {minutes:g} minutes on this machine", rows, header)
+    table(f"In {minutes:g} minute{'s' * (minutes != 1)} on this machine", rows, header)
     why = "as you set it" if shape_given else "the lowest expected loss"
     say(
         f"Chosen: {counted(best.shape.n_layer, 'layer')} of width {best.shape.n_embd}, {why}: {best.loss:.2f} ± "

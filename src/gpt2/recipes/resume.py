@@ -78,7 +78,7 @@ def finish(
     folder = checkpoint.find_run(name)
     if (steps is None) == (minutes is None):
         raise ConfigError(
-            "--finish needs to know when the end is.",
+            "--finish needs to know when the end is." if steps is None else "--finish has two ends: steps and minutes.",
             f"gpt2 train --finish {name} --train.minutes 3   (or --train.steps 500)",
         )
 

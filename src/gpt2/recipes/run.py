@@ -251,7 +251,8 @@ def run(job: Job) -> None:
         if world.size > 1 and lost_another(error):
             raise RunError(
                 f"Another process has ended in the middle of step {trainer.step + 1}. {standing.left(folder)}",
-                "Why it did, it has said itself.",
+                "If it has not said why, it was killed, perhaps because memory ended. Go on with: gpt2 train --resume "
+                f"{folder}",
             ) from None
         raise
     finally:
@@ -261,8 +262,8 @@ def run(job: Job) -> None:
         standing.write_state(
             folder, world, outcome, standing.step_on_disk(folder) if outcome == "preempted" else trainer.step
         )
-    if world.is_main and (curves.outdated or outcome == "preempted"):
-        curves.draw()
+    if world.is_main:
+        curves.complete(stopped=outcome == "preempted")
     if outcome == "preempted":
         if unsaved is None:
             say(f"Stopped at step {trainer.step:,} and saved. Go on with: gpt2 train --resume {folder}", style="bold")

@@ -26,6 +26,7 @@ from gpt2.generation.stream import printable
 from gpt2.model.cost import flops_per_token
 from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.runtime import derive_seed
+from gpt2.signals import Signalled
 from gpt2.training import checkpoint
 from gpt2.training.metrics import Record, elapsed, read_metrics
 from gpt2.training.plots import plot_run
@@ -127,6 +128,15 @@ class Curves:
         self.outdated = False
         self._not_before = time.monotonic() + 4 * (time.monotonic() - began)
 
+    def complete(self, stopped: bool) -> None:
+        """Draw what is not drawn yet. In a run that was stopped, a second signal spares the picture, and no more."""
+        if self.outdated or stopped:
+            try:
+                self.draw()
+            except (KeyboardInterrupt, Signalled):
+                if not stopped:
+                    raise
+
 
 def say_if_late(started: float, deadline: float | None) -> None:
     """A run that was given a time may have been unable to keep it: set-up and a single step have theirs."""
@@ -140,6 +150,8 @@ def speed(settings: Settings, config: GPT2Config, records: list[Record], started
 
     On a GPU whose peak is known, also what share of it that is.
     """
+    if not records:
+        return []  # somebody has removed metrics.jsonl meanwhile
     before = elapsed(records)[-1] - records[-1].seconds
     speed = statistics.median(record.tokens_per_second for record in records)
     rows = [
@@ -185,7 +197,10 @@ def conclude(
     }
     if best >= min(known):
         beaten_by = known[max(line for line in known if best >= line)]
-        warn(f"The model predicts this text no better than {beaten_by}. Train longer, or give it more text.")
+        more = "Train longer, or give it more text."
+        if best_step < 0.8 * step:  # it has been getting worse for long
+            more = "It has learned its text by heart since: more text helps most, then a smaller model."
+        warn(f"The model predicts this text no better than {beaten_by}. {more}")
     source = read_json(folder / "run.json").get("forked_from")
     if source is not None and (before := checkpoint.validation_loss(Path(source))) < best:
         warn(f"It got no better: it began with a loss of {before:.4f}, at {source}. Use that one.")

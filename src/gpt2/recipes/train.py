@@ -72,9 +72,9 @@ def _begin(
     asked["sources"] = list(absolute(settings.sources))
     folder = _folder(settings, name_hint, new=not auto_resume)
     if auto_resume and (folder / "run.json").exists():
-        if not _same(read_record(folder).get("asked", {}), asked):
+        if other := _differing(read_record(folder).get("asked", {}), asked):
             raise RunError(
-                f"{folder} was begun with other settings than these.",
+                f"{folder} was begun with other settings than these: {'; '.join(other[:5])}.",
                 "Repeat the command that began it, or give this one another name: --run NAME",
             )
         begun = (
@@ -105,10 +105,24 @@ def _begin(
     return Begun(folder=str(folder), record=record, data=str(prepared.folder), resumed=None, deadline=deadline)
 
 
-def _same(before: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-    """Whether a run was begun with these settings; one that its release did not know yet was as it is by default."""
+def _differing(before: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Settings that a run was not begun with, in words.
+
+    One that its release did not know yet was as it is by default.
+    """
     known = overlay(Settings().model_dump(mode="json"), before)
-    return overlay(known, asked) == known
+    return _compared("", known, overlay(known, asked))
+
+
+def _compared(name: str, before: Any, now: Any) -> list[str]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = sorted({*before, *now})
+        return [line for key in keys for line in _compared(f"{name}.{key}", before.get(key), now.get(key))]
+    if before == now:
+        return []
+    shown = [" ".join(map(str, value)) if isinstance(value, list) else value for value in (before, now)]
+    then, today = ("not given" if value is None else value for value in shown)
+    return [f"{name.removeprefix('.').replace('_', '-')} {then} then, {today} now"]
 
 
 def _fitted(settings: Settings, prepared: Prepared) -> Settings:

@@ -15,6 +15,8 @@ Outcome = Literal["completed", "stopped early", "preempted"]
 ROLLBACKS_AT_MOST = 3
 LEAST_EPOCH = 5
 """Steps of an epoch that is worth a validation at its end; a text of a page has an epoch in every step."""
+HALTS = 20
+"""Checkpoints that the ends of epochs may add to a run: one of them may be the best that there is."""
 
 
 class Tracker(Protocol):
@@ -42,7 +44,9 @@ class Owed:
     record: Record
     """Of the step before it; it is not told to anyone without its validation loss."""
     halts: bool
-    """Whether the run is also looked at and saved then."""
+    """Whether it counts for the best, and the run is saved then."""
+    looks: bool
+    """Whether the run is also looked at."""
 
 
 @dataclass(slots=True)
@@ -85,7 +89,9 @@ class Progress:
         self.best_loss = math.inf if values["best_loss"] is None else values["best_loss"]
         self.validations = [(int(step), float(train), float(val)) for step, train, val in values["validations"]]
         owed = values.get("owed")
-        self.owed = None if owed is None else Owed(Record(**owed["record"]), owed["halts"])
+        self.owed = (
+            None if owed is None else Owed(Record(**owed["record"]), owed["halts"], owed.get("looks", owed["halts"]))
+        )
 
 
 def overfitting(progress: Progress) -> str | None:
@@ -137,7 +143,8 @@ def fit(
 
     Every `eval_every` steps the whole validation part is measured, and at the end of every epoch of at least
     `LEAST_EPOCH` steps. At the former (and at the latter, where an epoch is no shorter than `eval_every`) it is also
-    looked at and saved: on a few pages a plot and a checkpoint for each epoch would take longer than the training.
+    looked at and saved. At the end of an epoch it is saved, too, a twentieth of the run after the last time; but on a
+    few pages a plot and a checkpoint for each epoch would take longer than the training.
 
     Args:
         trainer: makes the steps, and knows of wishes to stop.
@@ -192,7 +199,8 @@ def fit(
             progress.note(step, record.val_loss)
             if words := overfitting(progress):
                 notify(words)
-            look(record)  # before the checkpoint: what a resumed run finds beyond its step, it makes again
+            if owed.looks:
+                look(record)  # before the checkpoint: what a resumed run finds beyond its step, it makes again
             out_of_patience = rhythm.patience is not None and progress.since_best >= rhythm.patience
             save(record.val_loss, trainer.stop_wished or out_of_patience or step == rhythm.steps)
             if out_of_patience and step < rhythm.steps:
@@ -222,7 +230,10 @@ def _step(
     rhythm.steps = replan(step, rhythm.steps) or rhythm.steps
     epoch_ended = math.floor(trainer.epoch) > epoch_before
     regular = step % rhythm.eval_every == 0 or step == rhythm.steps
-    halts = regular or (epoch_ended and step / trainer.epoch >= rhythm.eval_every)
-    if halts or (epoch_ended and step / trainer.epoch >= LEAST_EPOCH):
-        progress.owed = Owed(record, halts)
+    looks = regular or (epoch_ended and step / trainer.epoch >= rhythm.eval_every)
+    measured = looks or (epoch_ended and step / trainer.epoch >= LEAST_EPOCH)
+    last = progress.validations[-1][0] if progress.validations else 0
+    halts = looks or step - last >= max(LEAST_EPOCH, rhythm.steps / HALTS)
+    if measured:
+        progress.owed = Owed(record, halts, looks)
     return record
