@@ -14,6 +14,7 @@ import pytest
 from safetensors.torch import load_file
 from tests.conftest import make_text
 from tests.zygote import Zygote, free_port
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig
 
 from gpt2.files import read_json
@@ -264,6 +265,25 @@ def test_a_signal_leaves_time_for_a_long_step_and_its_checkpoint(
             monkeypatch.delenv(name)
     launch(["notes.txt"], 2)
     assert [config.shutdown_timeout for config in begun] == [seconds]
+
+
+@pytest.mark.parametrize(("ended", "code"), [(2, 2), (-signal.SIGKILL, 128 + signal.SIGKILL)])
+def test_the_command_ends_as_the_first_process_that_failed(
+    monkeypatch: pytest.MonkeyPatch, ended: int, code: int
+) -> None:
+    def begin(config: LaunchConfig, *command: str) -> Callable[..., None]:
+        def failing(*argv: str) -> None:
+            raise ChildFailedError("gpt2", {0: ProcessFailure(0, 1, ended, "")})
+
+        return failing
+
+    monkeypatch.setattr("gpt2.recipes.launch.elastic_launch", begin)
+    monkeypatch.setattr("gpt2.recipes.launch.logging.disable", lambda level: None)
+    for name in ("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    with pytest.raises(SystemExit) as leaving:
+        launch(["notes.txt"], 2)
+    assert leaving.value.code == code
 
 
 COPYING = """

@@ -52,6 +52,7 @@ def launch(argv: Sequence[str], processes: int, command: str = "train") -> None:
     try:
         elastic_launch(config, sys.executable)("-m", "gpt2", command, *argv)
     except ChildFailedError as error:
-        raise SystemExit(error.get_first_failure()[1].exitcode) from None
+        code = error.get_first_failure()[1].exitcode
+        raise SystemExit(code if code >= 0 else 128 - code) from None  # negative: the signal that killed it
     except SignalException as error:  # it was passed on to the processes, which have saved
         raise SystemExit(128 + error.sigval) from None
