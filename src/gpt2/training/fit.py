@@ -16,7 +16,9 @@ ROLLBACKS_AT_MOST = 3
 LEAST_EPOCH = 5
 """Steps of an epoch that is worth a validation at its end; a text of a page has an epoch in every step."""
 HALTS = 20
-"""Checkpoints that the ends of epochs may add to a run: one of them may be the best that there is."""
+"""Checkpoints that the ends of epochs may add to a run whose regular ones are few: one of them may be the best."""
+LEAST_APART = 10
+"""Steps from the last checkpoint to one of these, at least, as between the regular ones of a short run."""
 
 
 class Tracker(Protocol):
@@ -143,7 +145,7 @@ def fit(
 
     Every `eval_every` steps the whole validation part is measured, and at the end of every epoch of at least
     `LEAST_EPOCH` steps. At the former (and at the latter, where an epoch is no shorter than `eval_every`) it is also
-    looked at and saved. At the end of an epoch it is saved, too, a twentieth of the run after the last time; but on a
+    looked at and saved. At the end of an epoch it is saved, too, a twentieth of the run after the last time: on a
     few pages a plot and a checkpoint for each epoch would take longer than the training.
 
     Args:
@@ -233,7 +235,7 @@ def _step(
     looks = regular or (epoch_ended and step / trainer.epoch >= rhythm.eval_every)
     measured = looks or (epoch_ended and step / trainer.epoch >= LEAST_EPOCH)
     last = progress.validations[-1][0] if progress.validations else 0
-    halts = looks or step - last >= max(LEAST_EPOCH, rhythm.steps / HALTS)
+    halts = looks or step - last >= max(LEAST_APART, rhythm.steps / HALTS)
     if measured:
         progress.owed = Owed(record, halts, looks)
     return record
