@@ -16,7 +16,11 @@ from safetensors.torch import load_file
 from tests.conftest import SMALL, Answer, make_text
 
 from gpt2.cli import main
+from gpt2.config.presets import PRESETS
+from gpt2.config.schema import Settings
 from gpt2.files import read_json, write_json
+from gpt2.model.budget import Choice
+from gpt2.recipes import in_time
 from gpt2.training import checkpoint
 from gpt2.training.trainer import Trainer
 
@@ -145,6 +149,18 @@ def test_a_run_in_minutes_chooses_what_is_not_given(
         assert seen[-1] < 0.3 * max(seen)  # the schedule came to its end
     if not given:
         is_repeated(cli, workplace / "runs/timed")
+
+
+@pytest.mark.parametrize(
+    ("steps", "seconds_a_step", "save_every"),
+    [(800, 0.07, 214), (600, 1.0, 30), (10, 60.0, 1)],  # every 15 s; a twentieth of ten minutes; each step
+)
+def test_a_run_in_minutes_is_saved_now_and_then(steps: int, seconds_a_step: float, save_every: int) -> None:
+    best = Choice(PRESETS["gpt2-nano"], 8, steps, seconds_a_step, 4.0)
+    applied = in_time._applied(Settings(), Settings(), best, looks=1)
+    assert (applied.train.save_every, applied.train.eval_every) == (save_every, steps)
+    chosen = Settings.model_validate({"train": {"save_every": 7}})
+    assert in_time._applied(chosen, chosen, best, looks=1).train.save_every == 7
 
 
 def is_repeated(cli: Cli, run: Path) -> None:

@@ -43,13 +43,13 @@ def talk(session: Session, source: TextIO, out: TextIO) -> bool:
     From a terminal there is a prompt, and Ctrl-C stops the answer; otherwise each line gets one answer. Answers go
     to `out`, everything else to stderr.
 
-    Returns:
-        Whether no line was refused; from a terminal always, since who typed it has seen why and typed on.
-
     Args:
         session: the conversation.
         source: where lines come from.
         out: where answers go.
+
+    Returns:
+        Whether no line was refused; from a terminal always, since who typed it has seen why and typed on.
     """
     interactive = source.isatty()
     if interactive:

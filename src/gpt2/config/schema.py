@@ -108,7 +108,8 @@ class TrainSettings(Section):
         description="validation tokens to use at most; a larger part is sampled evenly, and it is said",
     )
     save_every: Count | None = Field(
-        default=None, description="steps between checkpoints, besides validations; else none"
+        default=None,
+        description="steps between checkpoints, besides validations; else none, and with minutes about 15 s",
     )
     keep: Count = Field(default=2, description="checkpoints to keep, besides the best one")
     patience: Count | None = Field(

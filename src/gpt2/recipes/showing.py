@@ -199,7 +199,7 @@ def conclude(
         beaten_by = known[max(line for line in known if best >= line)]
         more = "Train longer, or give it more text."
         if best_step < 0.8 * step:  # it has been getting worse for long
-            more = "It has learned its text by heart since: more text helps most, then a smaller model."
+            more = f"It has got no better since step {best_step:,}: more text helps most, then a smaller model."
         warn(f"The model predicts this text no better than {beaten_by}. {more}")
     source = read_json(folder / "run.json").get("forked_from")
     if source is not None and (before := checkpoint.validation_loss(Path(source))) < best:

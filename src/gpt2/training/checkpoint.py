@@ -210,20 +210,23 @@ def find_run(run: str | None, root: Path = RUNS) -> Path:
     for candidate in (Path(run), root / run):
         if (candidate / "run.json").is_file() and not (candidate / WEIGHT_FILE).exists():
             return candidate
-    guess = nearest(Path(run).name, [folder.name for folder in there])
-    fix = f"Did you mean {root / guess}?" if guess else _listed(there) if there else "Train one: gpt2 train …"
     if lost := next((folder for folder in (Path(run), root / run) if list_checkpoints(folder)), None):
         raise record_is_lost(lost)
+    guess = nearest(Path(run).name, [folder.name for folder in there])
+    fix = f"Did you mean {root / guess}?" if guess else _listed(there) if there else "Train one: gpt2 train …"
     what = f"{run or repr(run)} is no run: it has no run.json." if Path(run).exists() else f"There is no run {run!r}."
     raise RunError(what, fix)
 
 
 def record_is_lost(folder: Path) -> RunError:
     """What a folder is answered with that holds what a run has left, but no run.json."""
-    what = f"{folder} holds a run without its run.json."
-    for saved in reversed(list_checkpoints(folder)):
-        return RunError(what, f"Its checkpoints have copies: cp {saved}/run.json {folder}/run.json")
-    return RunError(what, f"Put {folder}/run.json back, or move the folder away.")
+    saved = list_checkpoints(folder)
+    return RunError(
+        f"{folder} holds a run without its run.json.",
+        f"Its checkpoints have copies: cp {saved[-1]}/run.json {folder}/run.json"
+        if saved
+        else f"Put {folder}/run.json back, or move the folder away.",
+    )
 
 
 def _listed(runs: list[Path], most: int = 10) -> str:
