@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gpt2 import native_code
 from gpt2.errors import ConfigError
 from gpt2.generation import load, native
 from gpt2.generation.load import fastest_reader
@@ -175,13 +176,13 @@ def test_why_pytorch_reads_is_said_once(
 
     native._warn_once.cache_clear()
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(native.Path, "home", no_home)
+    monkeypatch.setattr(native_code.Path, "home", no_home)
     assert compiled() is None
     assert compiled() is None
     assert capsys.readouterr().err.count("home directory") == 1
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(native, "OPTIONS", ("-no-such-option",))
+    monkeypatch.setattr(native_code, "OPTIONS", ("-no-such-option",))
     assert compiled() is None
     assert "no-such-option" in capsys.readouterr().err
 
@@ -193,11 +194,11 @@ def test_why_pytorch_reads_is_said_once(
 
 @needs_compiler
 def test_code_in_a_folder_of_somebody_else_is_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    shutil.copytree(native._private_folder(), tmp_path / "gpt2-from-scratch")
+    shutil.copytree(native_code._private_folder(), tmp_path / "gpt2-from-scratch")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert compiled() is not None
     assert (tmp_path / "gpt2-from-scratch").stat().st_mode & 0o077 == 0
-    monkeypatch.setattr(native.os, "getuid", lambda: 12345)
+    monkeypatch.setattr(native_code.os, "getuid", lambda: 12345)
     assert compiled() is None
 
 

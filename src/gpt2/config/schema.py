@@ -123,8 +123,9 @@ class TrainSettings(Section):
         description="a batch whose loss or gradient lies so many deviations above the last 128 steps' is passed over; "
         "0: only what is no number",
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="number format of the matrix products; auto: bf16 where the device gains from it"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto",
+        description="number format of matrix products; auto: bf16, on a CPU also fp16, where the device gains by it",
     )
     compile: bool | None = Field(
         default=None,

@@ -6,13 +6,8 @@ reading in small models. Where the processor has no wide products, long pieces s
 
 import ctypes
 import functools
-import hashlib
 import itertools
 import math
-import os
-import shutil
-import subprocess
-import tempfile
 import time
 from array import array
 from collections import Counter
@@ -24,14 +19,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gpt2.console import say, warn
-from gpt2.files import alone
+from gpt2.console import warn
 from gpt2.generation.reader import Piece, Reader
 from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.model.huge_pages import in_huge_pages
+from gpt2.native_code import NativeCodeError, load
 
 SOURCE = Path(__file__).with_name("native.cpp")
-OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-shared", "-fPIC")
 BEYOND_CACHES = 2**26
 """Bytes of weights that come from memory for each reading: tokens beside one cost little. In caches, each costs."""
 TRIED = 64
@@ -251,45 +245,13 @@ def fits(config: GPT2Config) -> bool:
 
 def compiled() -> ctypes.CDLL | None:
     """`native.cpp` for this machine, compiled once and kept; None where that cannot be, which is said once."""
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
-        _warn_once("there is no C++ compiler (g++, clang++)")
-        return None
     try:
-        # What the compiler knows of itself and of this processor: another of either is another file.
-        about = [compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull]
-        known = subprocess.run(about, capture_output=True, check=True).stdout
-        name = hashlib.sha256(SOURCE.read_bytes() + known + " ".join(OPTIONS).encode()).hexdigest()[:16]
-        path = _private_folder() / f"{name}.so"
-        with alone(path.with_suffix(".lock")):
-            if not path.exists():
-                say("Compiling the model for this processor, once …", style="dim")
-                with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                    made = Path(folder) / path.name
-                    subprocess.run([compiler, *OPTIONS, "-o", made, SOURCE], capture_output=True, check=True)
-                    os.replace(made, path)
-        return ctypes.CDLL(str(path))
-    except subprocess.CalledProcessError as error:
-        _warn_once(f"{compiler} failed: {error.stderr.decode(errors='replace').strip()[:300] or error.returncode}")
-    except (OSError, RuntimeError) as error:  # the latter, where a user without a name has no home
+        return load(SOURCE, announcement="Compiling the model for this processor, once …")
+    except NativeCodeError as error:
         _warn_once(str(error))
-    return None
+        return None
 
 
 @functools.cache
 def _warn_once(reason: str) -> None:
     warn(f"PyTorch reads instead of compiled code, at up to three times the time: {reason}.")
-
-
-def _private_folder() -> Path:
-    """Where compiled code is kept: nobody else may write there, since what lies there is run.
-
-    Raises:
-        PermissionError: the folder belongs to somebody else.
-    """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt2-from-scratch"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-        raise PermissionError(f"{folder} belongs to another user")
-    folder.chmod(0o700)
-    return folder

@@ -25,15 +25,10 @@ from gpt2.optim.build import build_optimizers
 from gpt2.optim.schedule import build_schedule, mean_share
 from gpt2.recipes import showing, standing
 from gpt2.recipes.pretraining import Pretraining, Task
+from gpt2.recipes.settled import adapted
 from gpt2.recipes.snapshot import expected_bytes, fixed_texts, lend, restore_weights, snapshot
 from gpt2.recipes.tuning import Tuning
-from gpt2.runtime import (
-    autocast,
-    derive_seed,
-    is_out_of_memory,
-    keep_freed_memory,
-    pick_device,
-)
+from gpt2.runtime import autocast, derive_seed, is_out_of_memory, keep_freed_memory, pick_device
 from gpt2.signals import Signalled
 from gpt2.training import checkpoint
 from gpt2.training.averaging import Averaging
@@ -69,9 +64,10 @@ class Job:
 def run(job: Job) -> None:
     """Build the parts, join them, train, and say how it ended."""
     keep_freed_memory()
-    settings, prepared, folder, world = job.settings, job.prepared, job.folder, job.world
+    prepared, folder, world = job.prepared, job.folder, job.world
+    device = pick_device(job.settings.train.device, world.local_rank if world.size > 1 else None)
+    settings = adapted(job.settings, device)
     train = settings.train
-    device = pick_device(train.device, world.local_rank if world.size > 1 else None)
     assert train.steps and train.micro_batch_size and train.eval_every
     if world.is_main:
         sweep_temporaries(folder / "checkpoints")

@@ -5,13 +5,14 @@ import torch
 from gpt2.config.gpus import find_gpu
 from gpt2.config.resolve import resolve_training
 from gpt2.config.schema import Settings
+from gpt2.console import warn
 from gpt2.corpus.prepare import Prepared
 from gpt2.distributed import World
 from gpt2.errors import ConfigError
 from gpt2.model.cost import ACTIVATION_BYTES, STATE_BYTES, low_rank_parameters, parameters
 from gpt2.model.plan import compiling_pays_back
 from gpt2.recipes.pretraining import model_config
-from gpt2.runtime import activation_memory, pick_matrix_precision, pick_precision, whole_memory
+from gpt2.runtime import activation_memory, lacks_fp16, pick_matrix_precision, pick_precision, whole_memory
 
 FAST = 1e15
 """FLOP/s at the peak of a GPU whose name says nothing."""
@@ -28,14 +29,15 @@ def settled(settings: Settings, prepared: Prepared, rows: int, world: World, dev
         device: where they train.
 
     Raises:
-        ConfigError: the least that the run needs is more than the memory there is.
+        ConfigError: the least that the run needs is more than the memory there is; or a number format is not for this
+            machine, or not for compiling.
     """
     settings = resolve_training(settings, rows, prepared.stats.vocab_size, activation_memory(device), world.size)
     _require_memory(settings, prepared, world, device)
-    precision = pick_precision(settings.train.precision, device)
+    compiles = _compiles(settings, prepared, world, device)
+    precision = _precision(settings.train.precision, compiles, device)
     matrix_precision = pick_matrix_precision(settings.optim.matrix_precision, settings.train.precision, device)
     kind = device.type if world.size > 1 else str(device)
-    compiles = _compiles(settings, prepared, world, device)
     return settings.model_copy(
         update={
             "train": settings.train.model_copy(update={"device": kind, "precision": precision, "compile": compiles}),
@@ -43,6 +45,26 @@ def settled(settings: Settings, prepared: Prepared, rows: int, world: World, dev
             "distributed": settings.distributed.model_copy(update={"processes": world.size}),
         }
     )
+
+
+def _precision(name: str, compiles: bool, device: torch.device) -> str:
+    """What trains in fp16 is compiled by us; torch.compile would have to leave it out."""
+    precision = pick_precision(name, device)
+    if not (compiles and precision == "fp16"):
+        return precision
+    if name == "fp16":
+        raise ConfigError("Training in fp16 is compiled already.", "Leave --train.compile or --train.precision out.")
+    return "fp32"
+
+
+def adapted(settings: Settings, device: torch.device) -> Settings:
+    """The settings of a run that may have begun elsewhere, in a number format that this machine has, which is said."""
+    train = settings.train
+    if train.precision != "fp16" or not (lacking := lacks_fp16(device)):
+        return settings
+    here = pick_precision("auto", device)
+    warn(f"This run was trained in fp16, which is not possible here: {lacking}. It goes on in {here}.")
+    return settings.model_copy(update={"train": train.model_copy(update={"precision": here})})
 
 
 def _compiles(settings: Settings, prepared: Prepared, world: World, device: torch.device) -> bool:
