@@ -61,10 +61,9 @@ inline void transpose(__m512 (&r)[16]) {
   }
 }
 
-// The power of two that makes a number, given by its bits, at least 8, and less than 16; 1 for 0 and what is no number.
+// The power of two that makes a number, given by its bits, at least 8, and less than 16.
 inline float power_for(int32_t bits) {
   const int exponent = bits >> 23;  // 127 for numbers from 1 to 2
-  if (bits == 0 || exponent == 255) return 1;
   return std::ldexp(1.0f, std::clamp(130 - exponent, -100, 100));
 }
 
