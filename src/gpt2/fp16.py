@@ -26,7 +26,7 @@ LEAST_REUSE = 64
 
 def missing() -> str:
     """What this machine lacks to train in fp16, in words; empty if nothing."""
-    if not _has_instructions():
+    if not has_instructions():
         return "its processor has no AVX512-FP16"
     try:
         _library()
@@ -36,7 +36,8 @@ def missing() -> str:
 
 
 @functools.cache
-def _has_instructions() -> bool:
+def has_instructions() -> bool:
+    """Whether the processor has AVX512-FP16."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

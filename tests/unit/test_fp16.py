@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tests.conftest import Answer, make_text
 from torch import Tensor, nn
 
-from gpt2 import fp16
+from gpt2 import fp16, runtime
 from gpt2.config.load import validate
 from gpt2.config.schema import Settings
 from gpt2.errors import ConfigError
@@ -292,10 +292,15 @@ def test_a_run_goes_on_in_what_another_machine_has(
 
 
 @needs_fp16
-def test_without_a_compiler_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_compiler_it_trains_in_fp32_and_says_why_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runtime, "gains_from_bf16", lambda device: False)
     fp16._library.cache_clear()
     monkeypatch.setenv("CXX", str(tmp_path / "no-such-compiler"))
-    assert "no-such-compiler" in fp16.missing()
+    assert [pick_precision("auto", CPU) for _ in range(2)] == ["fp32", "fp32"]
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("Training is in fp32, whose steps") == said.count("no-such-compiler") == 1
     fp16._library.cache_clear()
 
 
