@@ -56,7 +56,7 @@ def pick_precision(name: str, device: torch.device) -> str:
         ConfigError: fp16 is asked for where it is not to be had.
     """
     if name == "fp16" and (lacking := lacks_fp16(device)):
-        raise ConfigError(f"Training in fp16 is not possible here: {lacking}.", "Leave it to auto.")
+        raise ConfigError(f"Training in fp16 is not possible here: {lacking}.", "Leave it open: --train.precision auto")
     if name != "auto":
         return name
     if gains_from_bf16(device):

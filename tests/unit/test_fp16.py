@@ -15,6 +15,7 @@ from gpt2 import fp16, runtime
 from gpt2.config.load import validate
 from gpt2.config.schema import Settings
 from gpt2.errors import ConfigError
+from gpt2.files import read_json
 from gpt2.fp16 import HalfProducts, product
 from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.recipes.settled import adapted
@@ -262,6 +263,18 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(
     half, full, stopped = (load_file(f"runs/{run}/last/model.safetensors") for run in ("half", "full", "stopped"))
     assert all(torch.equal(half[name], stopped[name]) for name in half)
     assert not all(torch.equal(half[name], full[name]) for name in half)
+
+    monkeypatch.setattr(fp16, "missing", lacking("the compiler is on holiday"))
+    monkeypatch.setattr(Trainer, "train_step", train_step)
+    refused = cli("train", "--fork", "half", "--train.steps", 2, "--train.precision", "fp16")
+    assert refused.code == 2
+    assert "the compiler is on holiday. Leave it open: --train.precision auto" in refused.err
+    here = pick_precision("auto", CPU)
+    answer = cli("train", "--fork", "half", "--train.steps", 2, "--run", "on")
+    assert answer.code == 0, answer.err
+    assert answer.err.count(f"the compiler is on holiday. It goes on in {here}.") == 1
+    assert f"{here} on cpu" in answer.err
+    assert read_json(Path("runs/on/run.json"))["settings"]["train"]["precision"] == here
 
 
 def lacking(reason: str) -> Callable[[], str]:

@@ -194,7 +194,7 @@ def test_why_pytorch_reads_is_said_once(
 
 @needs_compiler
 def test_code_in_a_folder_of_somebody_else_is_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    shutil.copytree(native_code._private_folder(), tmp_path / "gpt2-from-scratch")
+    shutil.copytree(native_code._folder(), tmp_path / "gpt2-from-scratch")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert compiled() is not None
     assert (tmp_path / "gpt2-from-scratch").stat().st_mode & 0o077 == 0

@@ -17,7 +17,8 @@ from gpt2.errors import RunError
 from gpt2.files import locked
 from gpt2.recipes.record import read_status
 from gpt2.recipes.run import Job, run
-from gpt2.runtime import environment
+from gpt2.recipes.settled import adapted
+from gpt2.runtime import environment, pick_device
 from gpt2.training import checkpoint
 
 
@@ -39,6 +40,8 @@ def go(begun: Begun | None, started: float, world: World) -> None:
     resumed = Path(begun["resumed"]) if begun["resumed"] else None
     begun["record"]["settings"]["distributed"]["processes"] = world.size  # as it is now, however it was begun
     settings = Settings.model_validate(begun["record"]["settings"])
+    settings = adapted(settings, pick_device(settings.train.device, world.local_rank if world.size > 1 else None))
+    begun["record"]["settings"]["train"]["precision"] = settings.train.precision
     run(Job(Path(begun["folder"]), settings, prepared, begun["record"], resumed, started, world, begun["deadline"]))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gpt2.config.load import overlay, validate
 from gpt2.config.resolve import replanned
 from gpt2.config.schema import Settings
@@ -21,7 +23,8 @@ from gpt2.optim.schedule import multiplier
 from gpt2.recipes.begun import Begun, free_folder, go, hashes, take
 from gpt2.recipes.data import absolute, prepare_data
 from gpt2.recipes.record import read_record
-from gpt2.runtime import pick_device
+from gpt2.recipes.settled import adapted
+from gpt2.runtime import pick_device, pick_precision
 from gpt2.training import checkpoint
 from gpt2.training.metrics import read_metrics
 
@@ -96,6 +99,7 @@ def finish(
             )
         more = steps if steps is not None else _steps_in(folder, 60 * (minutes or 0))
         settings = replanned(settings, at, at + more)
+        settings = _in_a_format_of(pick_device(device or settings.train.device), settings)
         train = settings.train.model_copy(update={"minutes": minutes})
         record["settings"] = settings.model_copy(update={"train": train}).model_dump(mode="json")
         begun = _continued(folder, record, newest)
@@ -125,6 +129,7 @@ def fork(name: str, typed: Mapping[str, Any], started: float) -> None:
     if before is None:
         raise RunError(f"{source.folder} has no training state to go on from.", "Fork a run of gpt2 train.")
     settings, more, minutes = _of_fork(before, typed)
+    settings = _in_a_format_of(pick_device(settings.train.device), settings, asked=typed)
     at, run_folder = source.step or 0, source.run_folder or source.folder.parent.parent
     if more is None and minutes is not None:
         more = _steps_in(run_folder, 60 * minutes)
@@ -195,6 +200,18 @@ def _of_fork(before: Settings, typed: Mapping[str, Any]) -> tuple[Settings, int 
             "Leave the sources, --data and --train.seed out. For another text, train a new run on it.",
         )
     return settings, train.steps, train.minutes
+
+
+def _in_a_format_of(device: torch.device, settings: Settings, asked: Mapping[str, Any] | None = None) -> Settings:
+    """The settings with a number format that this machine has; one that is `asked` for now must be.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    train = (asked or {}).get("train", {})
+    if "precision" in train:
+        pick_precision(train["precision"], device)
+    return adapted(settings, device)
 
 
 def begin_again(folder: Path, distributed: Mapping[str, Any], stack: contextlib.ExitStack) -> Begun | None:

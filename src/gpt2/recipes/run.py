@@ -25,7 +25,6 @@ from gpt2.optim.build import build_optimizers
 from gpt2.optim.schedule import build_schedule, mean_share
 from gpt2.recipes import showing, standing
 from gpt2.recipes.pretraining import Pretraining, Task
-from gpt2.recipes.settled import adapted
 from gpt2.recipes.snapshot import expected_bytes, fixed_texts, lend, restore_weights, snapshot
 from gpt2.recipes.tuning import Tuning
 from gpt2.runtime import autocast, derive_seed, is_out_of_memory, keep_freed_memory, pick_device
@@ -64,10 +63,9 @@ class Job:
 def run(job: Job) -> None:
     """Build the parts, join them, train, and say how it ended."""
     keep_freed_memory()
-    prepared, folder, world = job.prepared, job.folder, job.world
-    device = pick_device(job.settings.train.device, world.local_rank if world.size > 1 else None)
-    settings = adapted(job.settings, device)
+    settings, prepared, folder, world = job.settings, job.prepared, job.folder, job.world
     train = settings.train
+    device = pick_device(train.device, world.local_rank if world.size > 1 else None)
     assert train.steps and train.micro_batch_size and train.eval_every
     if world.is_main:
         sweep_temporaries(folder / "checkpoints")

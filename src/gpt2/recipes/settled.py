@@ -63,7 +63,7 @@ def adapted(settings: Settings, device: torch.device) -> Settings:
     if train.precision != "fp16" or not (lacking := lacks_fp16(device)):
         return settings
     here = pick_precision("auto", device)
-    warn(f"This run was trained in fp16, which is not possible here: {lacking}. It goes on in {here}.")
+    warn(f"So far this was trained in fp16, which is not possible here: {lacking}. It goes on in {here}.")
     return settings.model_copy(update={"train": train.model_copy(update={"precision": here})})
 
 
