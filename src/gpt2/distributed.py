@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gpt2.errors import ConfigError, UserError
+from gpt2.errors import ConfigError, RunError, UserError
 from gpt2.runtime import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class World:
 
         Raises:
             UserError: in the main process, what `make` raised. The others end with the same exit code, silently.
+            RunError: another process has ended meanwhile.
         """
         if self.size == 1:
             return make()
@@ -77,7 +78,16 @@ class World:
             except BaseException as error:  # noqa: BLE001 - the others wait for an answer, whatever happened
                 answer = [json.dumps({"code": error.exit_code if isinstance(error, UserError) else 1})]
                 failure = error
-        dist.broadcast_object_list(answer, group=self.patient)
+        try:
+            dist.broadcast_object_list(answer, group=self.patient)
+        except RuntimeError as error:  # Ctrl-C goes to all of them, and may have ended the others already
+            if failure is None and lost_another(error):
+                raise RunError(
+                    "Another process has ended before training began.",
+                    "If it has not said why, it was killed, perhaps because memory ended. Repeat the command.",
+                ) from None
+            if failure is None:
+                raise
         if failure is not None:
             raise failure
         heard = json.loads(answer[0] or "{}")
