@@ -50,7 +50,7 @@ def pick_precision(name: str, device: torch.device) -> str:
     """Of training: `auto` → bf16 or, on a CPU, fp16 where the device gains from it, and there it does at every size.
 
     On an AMD EPYC with AVX512-BF16 a training step takes 1.2 (width 48) to 1.9 times (width 384) as long in fp32 as in
-    bf16, on an Intel Xeon with AVX512-FP16 and no AMX 1.05 to 1.4 times (124M) as in fp16.
+    bf16, on an Intel Xeon with AVX512-FP16 and no AMX 1.05 to 1.5 times (124M) as in fp16.
 
     Raises:
         ConfigError: fp16 is asked for where it is not to be had.

@@ -129,7 +129,6 @@ def fork(name: str, typed: Mapping[str, Any], started: float) -> None:
     if before is None:
         raise RunError(f"{source.folder} has no training state to go on from.", "Fork a run of gpt2 train.")
     settings, more, minutes = _of_fork(before, typed)
-    settings = _in_a_format_of(pick_device(settings.train.device), settings, asked=typed)
     at, run_folder = source.step or 0, source.run_folder or source.folder.parent.parent
     if more is None and minutes is not None:
         more = _steps_in(run_folder, 60 * minutes)
@@ -151,9 +150,10 @@ def fork(name: str, typed: Mapping[str, Any], started: float) -> None:
     )
 
     def begin(stack: contextlib.ExitStack) -> Begun:
+        going = _in_a_format_of(pick_device(settings.train.device), settings, asked=typed)
         asked = {"fork": os.path.abspath(source.folder), **typed}
         origin = {"asked": asked, "forked_from": str(source.folder)}
-        record = {**source.settings, "settings": settings.model_dump(mode="json"), **origin}
+        record = {**source.settings, "settings": going.model_dump(mode="json"), **origin}
         begun = _continued(folder, record, source.folder)
         take(folder, stack)
         write_json(folder / "run.json", record)
