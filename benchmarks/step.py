@@ -34,7 +34,8 @@ from gpt2.runtime import activation_memory, autocast, keep_freed_memory, pick_ma
 from gpt2.training.compiled import Compiled
 from gpt2.training.guard import Guard
 from gpt2.training.loss import NextTokenLoss
-from gpt2.training.trainer import Plan, Trainer
+from gpt2.training.plan import Plan
+from gpt2.training.trainer import Trainer
 class Noise:
     epoch = 0.0
     batch = torch.randint({vocabulary}, ({rows}, {context})), torch.randint({vocabulary}, ({rows}, {context}))

@@ -103,6 +103,11 @@ def lack_memory_in_the_last_backward_pass() -> None:
     _lack_memory(lambda begun, size: begun == 10, backward=True)
 
 
+def lack_memory_in_any_backward_pass() -> None:
+    """The second process alone has none for more than two sequences at once, from the second step on."""
+    _lack_memory(lambda begun, size: begun > 2 and size > 2, backward=True)
+
+
 def lack_memory_in_a_block() -> None:
     """The second process alone has none for more than a sequence in the second block, from the fifth step on."""
     from gpt2.model.gpt2 import MLP, Block

@@ -121,6 +121,17 @@ def test_where_memory_ends_in_one_process_all_make_the_step_again(
     assert read_json(workplace / "runs/tight/run.json")["settings"]["train"]["micro_batch_size"] == 1
 
 
+def test_a_batch_in_one_part_that_memory_is_too_small_for_is_met_before_others_wait_for_its_gradient(
+    zygote: Zygote, workplace: Path
+) -> None:
+    options = (*OPTIONS, "--train.micro-batch-size", "4")
+    trained(zygote, workplace, "notes.txt", "--run", "roomy", *options, processes=2)
+    before = "lack_memory_in_any_backward_pass"  # from the second step on: the optimizers' memory is as full as ever
+    said = trained(zygote, workplace, "notes.txt", "--run", "tight", *options, processes=2, before=before)
+    assert said.count("The step is made again") == 1
+    assert losses(workplace / "runs/tight") == pytest.approx(losses(workplace / "runs/roomy"), rel=1e-6)
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_where_memory_ends_in_the_middle_of_a_sum_all_end_and_it_is_said_what_to_do(
     zygote: Zygote, workplace: Path, strategy: str

@@ -16,7 +16,8 @@ from gpt2.optim.adamw import build_adamw
 from gpt2.optim.build import build_optimizers
 from gpt2.training.guard import DivergedError, Guard
 from gpt2.training.loss import IGNORED, linear_cross_entropy
-from gpt2.training.trainer import Plan, StopWished, Trainer
+from gpt2.training.plan import Plan
+from gpt2.training.trainer import StopWished, Trainer
 
 
 class Batches:

@@ -26,7 +26,8 @@ from gpt2.runtime import (
 )
 from gpt2.training.guard import Guard
 from gpt2.training.loss import NextTokenLoss
-from gpt2.training.trainer import Plan, Trainer
+from gpt2.training.plan import Plan
+from gpt2.training.trainer import Trainer
 
 LEAST_SECONDS, LEAST_STEPS = 0.7, 2
 """Of a measurement; whichever takes longer."""

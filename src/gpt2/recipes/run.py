@@ -39,8 +39,9 @@ from gpt2.training.interrupt import StopRequest
 from gpt2.training.metrics import LinesFile, MetricsFile, Record
 from gpt2.training.optimizer_state import restore_optimizers
 from gpt2.training.pace import Pace
+from gpt2.training.plan import Plan
 from gpt2.training.saver import Saver
-from gpt2.training.trainer import Plan, Trainer
+from gpt2.training.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)

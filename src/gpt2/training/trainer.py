@@ -15,8 +15,12 @@ from gpt2.runtime import is_out_of_memory
 from gpt2.training.averaging import Averaging
 from gpt2.training.guard import PASSED_OVER_AT_MOST, DivergedError, Guard
 from gpt2.training.metrics import Record
+from gpt2.training.plan import Plan
 
 T = TypeVar("T")
+
+REHEARSALS = 2
+"""The second one with what the optimizers keep since the first update."""
 
 
 class StopWished(Exception):  # noqa: N818 - nothing has gone wrong
@@ -50,23 +54,6 @@ class Loader(Protocol):
 
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Inputs and targets, each (B, T) → sum of the loss over counted targets, and their number."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How an optimizer step is made."""
-
-    micro_batch_size: int
-    grad_clip: float
-    step_seed: Callable[[int], int]
-    """Optimizer step → seed of its dropout. So the state of a random generator never has to be saved."""
-    autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
-    without_sum: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
-    """While active, backward leaves gradients unsummed between processes."""
-    independent: bool = False
-    """Whether each process computes without the others until gradients are summed, so that it can begin anew."""
-    ended: Callable[[], bool] | None = None
-    """Where processes compute together: whether memory has ended in this one, in the forward pass just made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +128,7 @@ class Trainer:
         self._ahead: _Batch | None = None
         self._summing = False
         """Whether gradients are being summed: the others wait for this process's."""
+        self._rehearsals = REHEARSALS if self.world.size > 1 and plan.independent else 0
         self._loader_state = loader.state()
 
     def train_step(self) -> Record:
@@ -256,8 +244,22 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
 
+    def _rehearse(self, batch: _Batch) -> None:
+        """Go through a batch of one part before others wait for its gradient: memory that ends then ends the run.
+
+        Where there are several parts, the ones before the last show whether memory suffices.
+        """
+        with self.plan.without_sum():
+            with self.plan.autocast():
+                total, _ = self.objective(batch.inputs, batch.targets)
+            total.backward()
+        self._forget_gradient()
+        self._rehearsals -= 1
+
     def _gradient(self, batch: _Batch) -> tuple[float, float, float, int]:
         """Leave the mean loss's gradient in the weights: the loss, the gradient's norm, tokens counted, and read."""
+        if self._rehearsals and len(batch.inputs) <= self.micro_batch_size:
+            self._rehearse(batch)
         # Each process drops other activations than its neighbours, and the same ones whenever it makes this step.
         torch.manual_seed(self.plan.step_seed(self.step) + self.world.rank)
         rows, size = len(batch.inputs), self.micro_batch_size
