@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gpt2.cli import COMMANDS
-from gpt2.config.load import command_line, read_toml, validate
+from gpt2.config.command_line import command_line
+from gpt2.config.load import read_toml, validate
 from gpt2.config.resolve import resolve_model
 from gpt2.config.schema import Settings
 from gpt2.model.cost import parameters

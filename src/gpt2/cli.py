@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gpt2.config.agreement import require_effect, require_one_length
+from gpt2.config.command_line import command_line
 from gpt2.config.commands import (
     ChatSettings,
     CorpusSettings,
@@ -23,9 +25,8 @@ from gpt2.config.commands import (
     ServeSettings,
     TrainSettings,
 )
-from gpt2.config.load import command_line, nearest, overlay, read_run, read_toml, validate
+from gpt2.config.load import nearest, overlay, read_run, read_toml, validate
 from gpt2.config.schema import Section, Settings
-from gpt2.config.schema import TrainSettings as TrainingSettings
 from gpt2.config.tuning import TuneSettings
 from gpt2.console import fail, say
 from gpt2.errors import ConfigError, UserError
@@ -53,7 +54,8 @@ def _train(argv: Sequence[str]) -> Ready:
                 "Repeat its command, gpt2 tune …; or go on from it: gpt2 train --fork RUN --train.steps …",
             )
         settings = validate(Settings, _laid_over(from_file, typed))
-    _require_one_length(settings.train)
+    require_one_length(settings.train)
+    require_effect(typed, settings.optim, settings.schedule)
     if _is_launcher(settings.distributed.processes):
         return _launch(argv, settings.distributed.processes, "train")
     again = validate(TrainSettings, {} if auto_resume is None else {"auto_resume": auto_resume}).auto_resume
@@ -73,15 +75,6 @@ def _laid_over(from_file: dict[str, Any], typed: dict[str, Any]) -> dict[str, An
         schedule = {name: value for name, value in from_file.get("schedule", {}).items() if name != "replans"}
         from_file = {**from_file, "train": train, "schedule": schedule}
     return overlay(from_file, typed)
-
-
-def _require_one_length(train: TrainingSettings) -> None:
-    """Stop where a run is to have so many steps and to take so many minutes."""
-    if train.minutes is not None and (train.steps or train.epochs) is not None:
-        raise ConfigError(
-            "The length of a run is given once: minutes come to as many steps as the machine makes in them.",
-            "Give --train.minutes, --train.steps or --train.epochs.",
-        )
 
 
 def _named_after(config: str | None) -> str | None:
@@ -150,7 +143,8 @@ def _tune(argv: Sequence[str]) -> Ready:
         from_file = read_toml(Path(config))
         validate(TuneSettings, overlay(from_file, {"base": settings.base}), origin=config)
         settings = validate(TuneSettings, _laid_over(from_file, typed))
-    _require_one_length(settings.train)
+    require_one_length(settings.train)
+    require_effect(typed, settings.optim, settings.schedule)
     if _is_launcher(settings.distributed.processes):
         return _launch(argv, settings.distributed.processes, "tune")
     from gpt2.recipes.tune import tune

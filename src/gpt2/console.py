@@ -71,6 +71,12 @@ def warn(message: str) -> None:
     _line(console(), Text.assemble(("Warning: ", "bold yellow"), message))
 
 
+@functools.cache
+def warn_once(message: str) -> None:
+    """The same, the first time only."""
+    warn(message)
+
+
 def fail(message: str, fix: str = "") -> None:
     """Print an error: what happened, and below it what to do. Every process may."""
     loud = _Log(stderr=True, highlight=False)

@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -172,11 +172,24 @@ def require_own(path: Path, beginning: bytes, kind: str) -> None:
 
 
 @contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Wait until no other process is in such a block of the same path, which becomes an empty file."""
+def alone(path: Path, busy: Callable[[], None]) -> Iterator[None]:
+    """Wait until no other process is in such a block of the same path, which becomes an empty file.
+
+    Args:
+        path: of the lock.
+        busy: is called where there is something to wait for.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path):
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        busy()
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from gpt2.console import say
@@ -45,7 +46,8 @@ def load(source: Path, *options: str, announcement: str = "") -> ctypes.CDLL:
         if not _is_whole(path):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             _require_own(folder)
-            with alone(path.with_suffix(".lock")):
+            busy = partial(say, "Another command is compiling the same: waiting for it …", style="dim")
+            with alone(path.with_suffix(".lock"), busy):
                 if not _is_whole(path):  # another command may have compiled it meanwhile
                     if announcement:
                         say(announcement, style="dim")

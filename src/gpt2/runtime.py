@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from gpt2 import fp16, memory
-from gpt2.console import warn
+from gpt2.console import warn_once
 from gpt2.errors import ConfigError
 
 T = TypeVar("T")
@@ -64,13 +64,8 @@ def pick_precision(name: str, device: torch.device) -> str:
     if not (lacking := lacks_fp16(device)):
         return "fp16"
     if device.type == "cpu" and fp16.has_instructions():
-        _warn_once(f"Training is in fp32, whose steps take up to 1.5 times as long as those in fp16: {lacking}.")
+        warn_once(f"Training is in fp32, whose steps take up to 1.5 times as long as those in fp16: {lacking}.")
     return "fp32"
-
-
-@lru_cache
-def _warn_once(what: str) -> None:
-    warn(what)
 
 
 def lacks_fp16(device: torch.device) -> str:

@@ -62,6 +62,21 @@ def test_a_missing_path(cli: Cli, workplace: Path) -> None:
     is_untouched(workplace)
 
 
+def test_a_path_with_no_likeness_but_its_ending_is_not_proposed(cli: Cli, workplace: Path) -> None:
+    (workplace / "bin.txt").write_text("x")
+    answer = cli("train", "nope.txt")
+    wrong(answer, "There is no nope.txt")
+    assert "Did you mean" not in answer.err
+
+
+def test_a_file_that_looks_like_an_option(cli: Cli, workplace: Path) -> None:
+    for name in ("-notes.txt", "--notes.txt"):
+        (workplace / name).write_text(make_text(600))
+        wrong(cli("train", name), f"If you mean the file: ./{name}")
+        assert cli("train", f"./{name}", "--run", "dashed", *QUICK).code == 0
+        shutil.rmtree("runs/dashed")
+
+
 def test_an_empty_file(cli: Cli, workplace: Path) -> None:
     (workplace / "empty.txt").touch()
     wrong(cli("train", "empty.txt"), "empty.txt is empty")
@@ -257,6 +272,13 @@ def test_a_spoiled_run_goes_back_to_its_checkpoint(cli: Cli, workplace: Path, mo
         (("plan", "--gpus", "8xFoo", "--model", "gpt2", "--tokens", "1B"), "'Foo' is no GPU that is known here. Known"),
         (("plan", "--gpus", "8xH10", "--model", "gpt2", "--tokens", "1B"), "the nearest is H100. Known are"),
         (("plan", "--schedule.begins", "3"), "no option --schedule.begins"),
+        (("train", "--schedule.cooldown", "0.2"), "Leave it out, or choose --schedule.name wsd."),
+        (("train", "--schedule.final", "0.1", "--schedule.name", "constant"), "nothing with --schedule.name constant."),
+        (
+            ("train", "--optim.matrix-lr", "0.1", "--optim.name", "adamw"),
+            "--optim.matrix-lr does nothing with",
+        ),
+        (("tune", "--optim.momentum", "0.1", "--optim.name", "adamw", "run"), "or choose --optim.name muon."),
     ],
 )
 def test_an_unknown_option_names_the_nearest(cli: Cli, argv: tuple[str, ...], said: str) -> None:

@@ -1,9 +1,23 @@
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gpt2.evaluation.baselines import baselines
+from gpt2.evaluation.baselines import Baselines, baselines, kept
+
+
+@pytest.mark.parametrize(
+    "damaged", [None, b"", b"[]", b'{"uniform": 1}', b'{"uniform": "x", "unigram": 1, "bigram": 1}']
+)
+def test_kept_lines_that_are_damaged_are_counted_anew(tmp_path: Path, damaged: bytes | None) -> None:
+    path = tmp_path / "baselines.json"
+    if damaged is not None:
+        path.write_bytes(damaged)
+    assert kept(path) is None
+    path.write_text(json.dumps(Baselines(3.0, 2.0, 1.0)._asdict()))
+    assert kept(path) == (3.0, 2.0, 1.0)
 
 
 def test_random_tokens_cannot_be_predicted() -> None:

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt2.config.load import command_line, overlay, read_toml, validate
+from gpt2.config.command_line import command_line
+from gpt2.config.load import overlay, read_toml, validate
 from gpt2.config.presets import PRESETS
 from gpt2.config.resolve import (
     resolve_micro_batch,

@@ -2,12 +2,15 @@ import errno
 import json
 import multiprocessing
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from gpt2.errors import RunError, UserError
 from gpt2.files import (
+    alone,
     atomic_folder,
     atomic_open,
     disk_error,
@@ -101,6 +104,23 @@ def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
     process.join()
     with locked(tmp_path):
         pass
+
+
+def test_who_waits_for_another_process_says_so(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def second() -> None:
+        with alone(tmp_path / "lock", lambda: said.append("waits")):
+            said.append("second")
+
+    with ThreadPoolExecutor(1) as pool:
+        with alone(tmp_path / "lock", lambda: said.append("never")):
+            waiting = pool.submit(second)
+            while not said:
+                time.sleep(0.01)
+            said.append("first")
+        waiting.result(20)
+    assert said == ["waits", "first", "second"]
 
 
 def test_what_may_be_in_use_is_not_swept(tmp_path: Path) -> None:

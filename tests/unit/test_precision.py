@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gpt2 import native_code
+from gpt2 import console, native_code
 from gpt2.errors import ConfigError
-from gpt2.generation import load, native
+from gpt2.generation import load
 from gpt2.generation.load import fastest_reader
 from gpt2.generation.native import NativeReader, compiled, fits, reads
 from gpt2.generation.reader import Piece, Reader
@@ -85,6 +85,8 @@ def expected(sizes: GPT2Config) -> list[Tensor]:
 def test_logits_are_those_of_the_full_model_within_rounding(sizes: GPT2Config, kind: str, precision: str) -> None:
     small = in_precision(model(sizes), precision)
     library = compiled()
+    if kind != "torch" and library is not None and not reads(library, small.output_matrix.dtype):
+        pytest.skip("this processor does not multiply fp16")
     reader = Reader(small, 3) if kind == "torch" or library is None else NativeReader(small, 3, library)
     if isinstance(reader, NativeReader):
         reader.most_tokens = 32 if kind == "both" else 1000
@@ -106,6 +108,8 @@ def test_compiled_reading_gives_the_same_bits_beside_others_in_any_pieces_and_wi
     library = compiled()
     assert library is not None
     small = in_precision(model(sizes), precision)
+    if not reads(library, small.output_matrix.dtype):
+        pytest.skip("this processor does not multiply fp16")
     together, alone, one_by_one = (NativeReader(small, 3, library) for _ in range(3))
     for reader in (together, alone, one_by_one):
         reader.most_tokens = 1000
@@ -174,7 +178,7 @@ def test_why_pytorch_reads_is_said_once(
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    native._warn_once.cache_clear()
+    console.warn_once.cache_clear()
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(native_code.Path, "home", no_home)
     assert compiled() is None

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from gpt2.config.resolve import resolve_tokenizer
 from gpt2.config.schema import DataSettings
-from gpt2.console import progress
+from gpt2.console import progress, say
 from gpt2.corpus.doctor import Part, Stats
 from gpt2.corpus.origins import OriginWriter
 from gpt2.corpus.shards import ShardWriter, unusable
@@ -102,7 +103,8 @@ def prepare(
     if (folder / "MANIFEST.json").is_file():
         return open_prepared(folder)
 
-    with alone(root / f".{name}.lock"):  # another command may be about to lay down the same
+    busy = partial(say, "Another command is preparing the same text: waiting for it …", style="dim")
+    with alone(root / f".{name}.lock", busy):
         if (folder / "MANIFEST.json").is_file():
             return open_prepared(folder)
         sweep_temporaries(root, of=name)

@@ -302,7 +302,8 @@ def missing(path: Path, readable: Callable[[Path], object] = kind_of) -> DataErr
         first = first.parent
     beside = sorted(first.parent.iterdir()) if first.parent.is_dir() else []
     names = [entry.name for entry in beside if entry.is_dir() or readable(entry)]
-    near = difflib.get_close_matches(first.name, names, n=1)
+    alike = [name for name in names if difflib.get_close_matches(first.stem, [Path(name).stem])]
+    near = difflib.get_close_matches(first.name, alike, n=1)
     what = f"There is no {path}." if first == path else f"There is no {path}: {first} does not exist."
     return DataError(what, f"Did you mean {first.parent / near[0]}?" if near else "Check the path.")
 

@@ -1,10 +1,14 @@
 """What simpler models reach on the same validation text: lines on the plot that give a loss its meaning."""
 
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gpt2.errors import UserError
+from gpt2.files import read_json
 
 DISCOUNT = 0.75  # the customary value of absolute discounting (Ney, Essen & Kneser 1994)
 COUNTED_TOKENS = 20_000_000  # enough for a bigram table; more would only cost memory
@@ -19,6 +23,15 @@ class Baselines(NamedTuple):
     """Each token as often as in the training part."""
     bigram: float
     """Each token as often as after the token before it."""
+
+
+def kept(path: Path) -> Baselines | None:
+    """What was counted before and kept in a file; None where that is not there, or damaged: they are counted anew."""
+    try:
+        values = {name: float(value) for name, value in read_json(path).items()}
+        return Baselines(**values)
+    except (OSError, UserError, AttributeError, TypeError, ValueError):
+        return None
 
 
 def baselines(train: NDArray[np.integer], validation: NDArray[np.integer], vocab_size: int) -> Baselines:

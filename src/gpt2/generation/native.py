@@ -5,7 +5,6 @@ reading in small models. Where the processor has no wide products, long pieces s
 """
 
 import ctypes
-import functools
 import itertools
 import math
 import time
@@ -19,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gpt2.console import warn
+from gpt2.console import warn_once
 from gpt2.generation.reader import Piece, Reader
 from gpt2.model.gpt2 import GPT2, GPT2Config
 from gpt2.model.huge_pages import in_huge_pages
@@ -248,10 +247,5 @@ def compiled() -> ctypes.CDLL | None:
     try:
         return load(SOURCE, announcement="Compiling the model for this processor, once …")
     except NativeCodeError as error:
-        _warn_once(str(error))
+        warn_once(f"PyTorch reads instead of compiled code, at up to three times the time: {error}.")
         return None
-
-
-@functools.cache
-def _warn_once(reason: str) -> None:
-    warn(f"PyTorch reads instead of compiled code, at up to three times the time: {reason}.")

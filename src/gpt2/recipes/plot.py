@@ -6,6 +6,7 @@ from pathlib import Path
 from gpt2.config.commands import PlotSettings
 from gpt2.console import say
 from gpt2.errors import ConfigError, RunError
+from gpt2.evaluation.baselines import kept
 from gpt2.evaluation.loss import bits_per_byte
 from gpt2.files import read_json, require_folder
 from gpt2.recipes.record import read_record
@@ -33,7 +34,8 @@ def plot(settings: PlotSettings) -> None:
     if len(folders) == 1:
         folder, (name, records) = folders[0], runs[0]
         data = folder.parent / ".prepared" / str(read_record(folder).get("data")) / "baselines.json"
-        references = read_json(data) if data.exists() else {}
+        lines = kept(data)
+        references = lines._asdict() if lines is not None else {}
         written = plot_run(records, out or folder / "loss", name, references)
     else:
         scales, unit = _common_unit(folders)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from gpt2.config.agreement import require_effect
 from gpt2.config.load import overlay, validate
 from gpt2.config.resolve import replanned
 from gpt2.config.schema import Settings
@@ -199,6 +200,8 @@ def _of_fork(before: Settings, typed: Mapping[str, Any]) -> tuple[Settings, int 
             "A fork keeps the text, how it was prepared, and the seed of its order: it goes on from a place in it.",
             "Leave the sources, --data and --train.seed out. For another text, train a new run on it.",
         )
+    # Its optimizer may have been chosen for it: whoever brings all rates down need not know which it is.
+    require_effect({"schedule": typed.get("schedule", {})}, settings.optim, settings.schedule)
     return settings, train.steps, train.minutes
 
 

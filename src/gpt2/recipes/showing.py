@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from gpt2.config.gpus import find_gpu
-from gpt2.config.schema import OptimSettings, Settings
+from gpt2.config.schema import OptimSettings, Settings, TrainSettings
 from gpt2.console import counted, say, table, warn
 from gpt2.corpus.doctor import Report
 from gpt2.corpus.prepare import Prepared
 from gpt2.corpus.shards import TokenShards
 from gpt2.distributed import World
-from gpt2.evaluation.baselines import COUNTED_TOKENS, Baselines, baselines
+from gpt2.evaluation.baselines import COUNTED_TOKENS, Baselines, baselines, kept
 from gpt2.evaluation.loss import bits_per_byte
 from gpt2.files import read_json, write_json
 from gpt2.generation.engine import Engine
@@ -45,8 +45,7 @@ def announce(settings: Settings, report: Report, device: torch.device, world: Wo
         f"{counted(train.steps, 'step')} of {train.batch_size} × {sizes.context_length} tokens "
         f"({report.epochs:.1f} epochs), {rates(settings.optim)}, {settings.schedule.name}, dropout "
         f"{sizes.dropout:g}, weight decay {settings.optim.weight_decay:g}, {train.precision} on {where}."
-        + " It is compiled first, which takes about a minute."
-        * bool(train.compile),
+        f"{compiling(train)}",
         style="dim",
     )
     if len(validation) > train.eval_tokens:
@@ -55,6 +54,11 @@ def announce(settings: Settings, report: Report, device: torch.device, world: Wo
             "(--train.eval-tokens).",
             style="dim",
         )
+
+
+def compiling(train: TrainSettings) -> str:
+    """The sentence about the wait before the first step, where there is one."""
+    return " It is compiled first, which takes about a minute." * bool(train.compile)
 
 
 def rates(optim: OptimSettings) -> str:
@@ -67,8 +71,8 @@ def rates(optim: OptimSettings) -> str:
 def reference_lines(prepared: Prepared, validation: TokenShards) -> Baselines:
     """Uniform, unigram and bigram loss of this validation text, counted once and kept beside the shards."""
     path = prepared.folder / "baselines.json"
-    if path.exists():
-        return Baselines(**read_json(path))
+    if (lines := kept(path)) is not None:
+        return lines
     train = TokenShards(prepared.folder, "train")
     lines = baselines(
         train.read(0, min(len(train), COUNTED_TOKENS)),

@@ -150,7 +150,7 @@ class Tuning:
             f"Tuning {_seen_from_here(self.tuning.origin)}: {size}. {counted(steps, 'step')} of "
             f"{counted(train.batch_size, 'row')} ({steps / batches:.1f} epochs){replay}; "
             f"{showing.rates(self.settings.optim)}, {self.settings.schedule.name}, "
-            f"{train.precision} on {device}. {learned}",
+            f"{train.precision} on {device}. {learned}{showing.compiling(train)}",
             style="dim",
         )
 
