@@ -158,6 +158,7 @@ def test_in_chunks_it_is_the_same_loss_with_the_same_gradients(
     targets = torch.randint(0, 31, (3, 7), generator=generator)
     targets[1, 2:5] = IGNORED
     monkeypatch.setattr("gpt2.training.loss.CHUNK_BYTES", {"cpu": 4 * 31 * rows_at_once})
+    monkeypatch.setattr("gpt2.training.loss.CACHED_BYTES", {"cpu": 4 * 31 * 4 - 1})  # 3 rows
     total, counted = linear_cross_entropy(hidden, matrix, targets)
     logits = (hidden @ matrix.T).flatten(0, 1)
     plain = nn.functional.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="sum")
@@ -180,11 +181,12 @@ def test_without_gradients_only_the_logits_are_computed_and_the_loss_is_the_same
     assert counter.get_total_flops() == 2 * 12 * 16 * 31
 
 
-def test_under_autocast_gradients_come_in_the_format_of_the_weights() -> None:
+@pytest.mark.parametrize("vocabulary", [31, 128, 300])
+def test_under_autocast_gradients_come_in_the_format_of_the_weights(vocabulary: int) -> None:
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(2, 6, 16, generator=generator, requires_grad=True)
-    matrix = torch.randn(31, 16, generator=generator, requires_grad=True)
-    targets = torch.randint(0, 31, (2, 6), generator=generator)
+    matrix = torch.randn(vocabulary, 16, generator=generator, requires_grad=True)
+    targets = torch.randint(0, vocabulary, (2, 6), generator=generator)
     grads = []
     for on in (True, False):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=on):
