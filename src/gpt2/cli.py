@@ -48,7 +48,10 @@ def _train(argv: Sequence[str]) -> Ready:
     if config is not None:
         path = Path(config)
         from_file = read_run(path) if path.suffix == ".json" else read_toml(path)
-        if validate(Settings, from_file, origin=str(path)).tuning is not None:
+        alone = validate(Settings, from_file, origin=str(path))
+        if path.suffix != ".json":
+            require_effect(from_file, alone.optim, alone.schedule, origin=str(path))
+        if alone.tuning is not None:
             raise ConfigError(
                 f"{path} is the record of a tuned run; gpt2 train repeats runs on text.",
                 "Repeat its command, gpt2 tune …; or go on from it: gpt2 train --fork RUN --train.steps …",
@@ -141,7 +144,8 @@ def _tune(argv: Sequence[str]) -> Ready:
     settings = validate(TuneSettings, typed)
     if config is not None:
         from_file = read_toml(Path(config))
-        validate(TuneSettings, overlay(from_file, {"base": settings.base}), origin=config)
+        alone = validate(TuneSettings, overlay(from_file, {"base": settings.base}), origin=config)
+        require_effect(from_file, alone.optim, alone.schedule, origin=config)
         settings = validate(TuneSettings, _laid_over(from_file, typed))
     require_one_length(settings.train)
     require_effect(typed, settings.optim, settings.schedule)

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -102,11 +103,11 @@ def world_from_environment(environment: Mapping[str, str] = os.environ) -> World
     Raises:
         ConfigError: they are incomplete or no numbers.
     """
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR")
     if "WORLD_SIZE" not in environment and "RANK" not in environment:
         return World()
     try:
-        rank, size, local_rank = (int(environment[name]) for name in names)
+        rank, size, local_rank, _, _ = (*(int(environment[name]) for name in names[:-1]), environment[names[-1]])
         return World(rank, size, local_rank)
     except (KeyError, ValueError):
         given = ", ".join(f"{name}={environment.get(name, '(not set)')}" for name in names)
@@ -125,12 +126,34 @@ def joined(world: World, cuda: bool) -> Iterator[World]:
     _end_with_parent()
     if cuda:
         torch.cuda.set_device(world.local_rank)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    dist.init_process_group(backend, store=_met(world), rank=world.rank, world_size=world.size)
     try:
         yield replace(world, patient=dist.new_group(backend="gloo", timeout=LONGEST_WORK_OF_ONE))
         dist.barrier()  # a process that leaves while another still talks takes it down (3 of 10 runs over gloo)
     finally:
         dist.destroy_process_group()
+
+
+def _met(world: World) -> dist.Store:
+    """What all processes write into and read from, once all of them are here.
+
+    PyTorch would wait for the others where no signal is heard: Ctrl-C while one of them was still being imported ended
+    that one, and left the others waiting.
+    """
+    lies_with_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        world.size,
+        is_master=world.rank == 0 and not lies_with_torchrun,
+        wait_for_workers=False,
+    )
+    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    store.set(f"{world.rank}", "here")
+    while not store.check([f"{rank}" for rank in range(world.size)]):
+        time.sleep(0.02)
+    return store
 
 
 def _end_with_parent() -> None:

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all: atomic writes, folders that are renamed into place, sha256, locks."""
 
 import contextlib
+import ctypes
 import errno
 import glob
 import hashlib
@@ -96,8 +97,10 @@ def atomic_folder(final: Path) -> Iterator[Path]:
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
         fsync_folder(temporary)
-        if final.exists():  # rename cannot replace a folder that has files
-            old = final.with_name(f".{final.name}.tmp-old-{uuid.uuid4().hex[:8]}")
+        if not final.exists():
+            os.replace(temporary, final)
+        elif not _exchanged(temporary, final):  # rename cannot replace a folder that has files
+            old = final.with_name(f".{final.name}{_OLD}{uuid.uuid4().hex[:8]}")
             os.replace(final, old)
             try:
                 os.replace(temporary, final)
@@ -105,14 +108,26 @@ def atomic_folder(final: Path) -> Iterator[Path]:
                 os.replace(old, final)
                 raise
             shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, final)
         fsync_folder(final.parent)
     except OSError as error:
         named(error, final)
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+_OLD = ".tmp-old-"
+"""In the name of a folder that another is taking the place of. Until that is there, it is the only one."""
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Whether two folders have changed places, at once; not every system can do that."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    working_folder, exchange = -100, 2  # AT_FDCWD of fcntl.h, RENAME_EXCHANGE of stdio.h
+    return renameat2(working_folder, os.fsencode(one), working_folder, os.fsencode(other), exchange) == 0
 
 
 def named(error: OSError, path: Path) -> OSError:
@@ -125,6 +140,8 @@ def named(error: OSError, path: Path) -> OSError:
 def sweep_temporaries(folder: Path, of: str = "", older_than: float = 0.0) -> None:
     """Remove what an interrupted `atomic_folder` or `atomic_open` left behind. Only under the folder's lock.
 
+    A folder that was about to be replaced, and was not, is put back.
+
     Args:
         folder: where to look.
         of: name of the file or folder that it was to become; empty: of any.
@@ -134,7 +151,10 @@ def sweep_temporaries(folder: Path, of: str = "", older_than: float = 0.0) -> No
         with contextlib.suppress(FileNotFoundError):
             if time.time() - path.lstat().st_mtime < older_than:
                 continue
-            if path.is_dir() and not path.is_symlink():
+            final = path.with_name(path.name.partition(_OLD)[0].removeprefix("."))
+            if _OLD in path.name and not final.exists():
+                os.replace(path, final)
+            elif path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink()

@@ -273,7 +273,6 @@ def test_a_spoiled_run_goes_back_to_its_checkpoint(cli: Cli, workplace: Path, mo
         (("plan", "--gpus", "8xH10", "--model", "gpt2", "--tokens", "1B"), "the nearest is H100. Known are"),
         (("plan", "--schedule.begins", "3"), "no option --schedule.begins"),
         (("train", "--schedule.cooldown", "0.2"), "Leave it out, or choose --schedule.name wsd."),
-        (("train", "--schedule.final", "0.1", "--schedule.name", "constant"), "nothing with --schedule.name constant."),
         (
             ("train", "--optim.matrix-lr", "0.1", "--optim.name", "adamw"),
             "--optim.matrix-lr does nothing with",

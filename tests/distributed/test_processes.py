@@ -1,8 +1,10 @@
 """Several processes are one: the same losses, the same batches, one checkpoint format, one decision to stop."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +19,7 @@ from tests.zygote import Zygote, free_port
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig
 
-from gpt2.files import read_json
+from gpt2.files import read_json, sha256_file
 from gpt2.recipes.launch import launch
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo and signals")
@@ -169,6 +171,22 @@ def batches(folder: Path) -> dict[int, list[str]]:
     return found
 
 
+def test_many_processes_that_go_on_make_the_run_that_never_stopped(zygote: Zygote, workplace: Path) -> None:
+    """Beyond two, the order in which numbers are added up depends on where they lie in what is summed."""
+    options = (*OPTIONS, "--train.save-every", "5", "--train.keep", "9")
+    trained(zygote, workplace, "notes.txt", "--run", "many", *options, processes=4)
+    whole, weights = (
+        losses(workplace / "runs/many"),
+        workplace / "runs/many/checkpoints/step-00000020/model.safetensors",
+    )
+    digest = sha256_file(weights)
+    for step in (10, 15, 20):
+        (workplace / f"runs/many/checkpoints/step-{step:08d}/MANIFEST.json").unlink()
+    assert "step-00000005" in trained(zygote, workplace, "--resume", "many", processes=4)
+    assert losses(workplace / "runs/many") == whole
+    assert sha256_file(weights) == digest
+
+
 def test_a_run_goes_on_with_another_number_of_processes(zygote: Zygote, workplace: Path) -> None:
     """2 → 1 → 2: each checkpoint is taken up by another number; losses and batches are those of a run of one."""
     options = (*OPTIONS, "--train.save-every", "5", "--train.keep", "9")
@@ -215,6 +233,24 @@ def test_a_signal_to_one_stops_all_at_the_same_step(workplace: Path, to: str, nu
     assert "Traceback" not in said
 
 
+def test_ctrl_c_is_heard_while_others_have_not_come(workplace: Path) -> None:
+    port = free_port()
+    numbers = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", "gpt2", "train", "notes.txt", *OPTIONS]
+    environment = {**os.environ, **numbers}
+    process = subprocess.Popen(command, cwd=workplace, env=environment, stderr=subprocess.PIPE, text=True)
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
+            break
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    time.sleep(0.2)  # it waits now
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert said.strip() == "Stopped."
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_validation_is_broken_off_by_all_at_the_same_batch(zygote: Zygote, workplace: Path, strategy: str) -> None:
     """One of them is asked to stop in the middle; resumed, it is the run that never stopped."""
@@ -237,6 +273,17 @@ def test_the_others_wait_while_the_first_prepares_for_long(zygote: Zygote, workp
     assert ended["code"] == 2
     assert "It took long." in ended["said"]
     assert "Traceback" not in ended["said"], ended["said"]
+
+
+def test_a_run_goes_on_with_no_number_of_processes_that_its_batch_cannot_be_divided_among(
+    zygote: Zygote, workplace: Path
+) -> None:
+    trained(zygote, workplace, "notes.txt", "--run", "it", *OPTIONS, "--train.keep", "9")
+    (workplace / "runs/it/checkpoints/step-00000020/MANIFEST.json").unlink()
+    ended = zygote.run(workplace, "--resume", "it", ranks=3)
+    assert ended["code"] == 2
+    assert ended["said"].count("Error") == 1
+    assert "Go on with 2 or 4 (--distributed.processes)." in ended["said"]
 
 
 def test_a_run_that_goes_on_keeps_its_strategy_and_counts_its_processes(zygote: Zygote, workplace: Path) -> None:

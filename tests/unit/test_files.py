@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gpt2 import files
 from gpt2.errors import RunError, UserError
 from gpt2.files import (
     alone,
@@ -46,8 +47,54 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["final"]
 
 
+def test_a_folder_is_replaced_at_once_where_the_system_can_do_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+        (folder / folder.name).touch()
+    if not files._exchanged(one, other):
+        pytest.skip("this system cannot")
+    assert (one / "other").exists()
+    assert (other / "one").exists()
+    monkeypatch.setattr(os, "replace", None)
+    with atomic_folder(one) as folder:
+        (folder / "new").touch()
+    assert [entry.name for entry in one.iterdir()] == ["new"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["one", "other"]
+
+
+def _die_between_renames(final: Path) -> None:
+    replace = os.replace
+
+    def dying(source: Path, target: Path) -> None:
+        replace(source, target)
+        os._exit(9)
+
+    os.replace = dying
+    files._exchanged = lambda one, other: False
+    with atomic_folder(final) as folder:
+        (folder / "a").write_text("new")
+
+
+def test_where_it_cannot_an_interruption_leaves_a_folder_that_is_put_back(tmp_path: Path) -> None:
+    final = tmp_path / "checkpoints/final"
+    with atomic_folder(final) as folder:
+        (folder / "a").write_text("old")
+    process = multiprocessing.get_context("spawn").Process(target=_die_between_renames, args=(final,))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert not final.exists()
+    sweep_temporaries(final.parent)
+    assert (final / "a").read_text() == "old"
+    assert [entry.name for entry in final.parent.iterdir()] == ["final"]
+
+
 def test_a_folder_that_cannot_be_replaced_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     final, replace = tmp_path / "final", os.replace
+    monkeypatch.setattr(files, "_exchanged", lambda one, other: False)
     with atomic_folder(final) as folder:
         (folder / "a").write_text("old")
 

@@ -1,4 +1,4 @@
-"""Whether settings agree with each other: one length, and nothing typed that would do nothing."""
+"""Whether settings agree with each other: one length, and nothing given that would do nothing."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,27 +20,30 @@ def require_one_length(train: TrainSettings) -> None:
         )
 
 
-def require_effect(typed: Mapping[str, Any], optim: OptimSettings, schedule: ScheduleSettings) -> None:
-    """Stop where a setting was typed that another one leaves without effect.
+def require_effect(
+    given: Mapping[str, Any], optim: OptimSettings, schedule: ScheduleSettings, origin: str = ""
+) -> None:
+    """Stop where a setting was given that another one leaves without effect.
 
     Args:
-        typed: what was typed, nested; a file may hold what it does not use.
-        optim: of the run.
-        schedule: of the run.
+        given: what was typed, or stands in a file, nested.
+        optim: of the run, or of the file by itself.
+        schedule: the same.
+        origin: the file; empty: typed.
 
     Raises:
         ConfigError: both are named.
     """
-    idle = {
-        "schedule": {"cooldown": "wsd"} if schedule.name != "wsd" else {},
-        "optim": dict.fromkeys(("matrix_lr", "momentum", "matrix_precision"), "muon") if optim.name == "adamw" else {},
-    }
-    if schedule.name == "constant":
-        idle["schedule"]["final"] = "linear"
-    for section, names in idle.items():
-        for name in names.keys() & typed.get(section, {}).keys():
-            chosen = schedule.name if section == "schedule" else optim.name
-            raise ConfigError(
-                f"--{section}.{name.replace('_', '-')} does nothing with --{section}.name {chosen}.",
-                f"Leave it out, or choose --{section}.name {names[name]}.",
-            )
+    rules = (
+        ("schedule", schedule.name, "wsd", schedule.name != "wsd", ("cooldown",)),
+        ("optim", optim.name, "muon", optim.name == "adamw", ("matrix_lr", "momentum", "matrix_precision")),
+    )
+    dashes, prefix = ("", f"{origin}: ") if origin else ("--", "")
+    for section, chosen, other, idle, names in rules:
+        for name in names if idle else ():
+            if name in given.get(section, {}):
+                raise ConfigError(
+                    f"{prefix}{dashes}{section}.{name.replace('_', '-')} does nothing with "
+                    f"{dashes}{section}.name {chosen}.",
+                    f"Leave it out, or choose {dashes}{section}.name {other}.",
+                )

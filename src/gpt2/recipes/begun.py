@@ -13,7 +13,7 @@ from gpt2.corpus.conversations import Conversations
 from gpt2.corpus.prepare import Prepared, open_prepared
 from gpt2.corpus.sources import Sources
 from gpt2.distributed import World
-from gpt2.errors import RunError
+from gpt2.errors import ConfigError, RunError
 from gpt2.files import locked
 from gpt2.recipes.record import read_status
 from gpt2.recipes.run import Job, run
@@ -93,6 +93,21 @@ def free_folder(runs: Path, name: str, named: bool) -> Path:
         number += 1
         folder = runs / f"{name}-{number}"
     return folder
+
+
+def require_shares(batch_size: int, processes: int) -> None:
+    """Stop where a run is to go on with processes that its batch cannot be divided among.
+
+    Raises:
+        ConfigError: it cannot; names numbers of processes for which it can.
+    """
+    if batch_size % processes:
+        fitting = [number for number in range(1, batch_size + 1) if batch_size % number == 0]
+        near = [max(n for n in fitting if n < processes), *[n for n in fitting if n > processes][:1]]
+        raise ConfigError(
+            f"The run's batch of {batch_size} cannot be divided evenly among {processes} processes.",
+            f"Go on with {' or '.join(map(str, near))} (--distributed.processes).",
+        )
 
 
 def take(folder: Path, stack: contextlib.ExitStack) -> None:

@@ -19,9 +19,9 @@ from gpt2.corpus.python_docs import EMBEDDED
 from gpt2.corpus.sources import Sources
 from gpt2.distributed import joined, world_from_environment
 from gpt2.errors import ConfigError, DataError, RunError
-from gpt2.files import locked, read_json, write_json
+from gpt2.files import locked, read_json, sweep_temporaries, write_json
 from gpt2.optim.schedule import multiplier
-from gpt2.recipes.begun import Begun, free_folder, go, hashes, take
+from gpt2.recipes.begun import Begun, free_folder, go, hashes, require_shares, take
 from gpt2.recipes.data import absolute, prepare_data
 from gpt2.recipes.record import read_record
 from gpt2.recipes.settled import adapted
@@ -89,7 +89,7 @@ def finish(
     def begin(stack: contextlib.ExitStack) -> Begun:
         record = read_record(folder)
         settings = Settings.model_validate(overlay(record["settings"], {"distributed": distributed}))
-        stack.enter_context(locked(folder, IN_USE))
+        _hold(folder, stack)
         newest = checkpoint.newest_valid(folder)
         at = checkpoint.step_of(newest) or 0
         assert settings.train.steps
@@ -217,13 +217,19 @@ def _in_a_format_of(device: torch.device, settings: Settings, asked: Mapping[str
     return adapted(settings, device)
 
 
+def _hold(folder: Path, stack: contextlib.ExitStack) -> None:
+    """Lock a run's folder until `stack` closes, and mend what an interrupted save has left of its checkpoints."""
+    stack.enter_context(locked(folder, IN_USE))
+    sweep_temporaries(folder / "checkpoints")
+
+
 def begin_again(folder: Path, distributed: Mapping[str, Any], stack: contextlib.ExitStack) -> Begun | None:
     """Lock a run's folder (until `stack` closes), find its newest whole checkpoint, and its data as they were.
 
     None, where it has made its last step and validation: all that may be missing of it then is mended.
     """
     record = read_record(folder)
-    stack.enter_context(locked(folder, IN_USE))
+    _hold(folder, stack)
     had_one = checkpoint.list_checkpoints(folder) or checkpoint.pointed(folder, "last") is not None
     newest = checkpoint.newest_valid(folder) if had_one else None
     train = record["settings"]["train"]
@@ -249,6 +255,7 @@ def _owes_validation(saved: Path) -> bool:
 def _continued(folder: Path, record: dict[str, Any], newest: Path | None) -> Begun:
     """A run from a checkpoint on, or where it has none from its beginning."""
     settings = Settings.model_validate(record["settings"])
+    require_shares(settings.train.batch_size, world_from_environment().size)
     whose = folder if (folder / "run.json").exists() else record["forked_from"]
     gone = [
         path for path in settings.sources if path != EMBEDDED and not (glob.has_magic(path) or os.path.exists(path))

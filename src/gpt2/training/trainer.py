@@ -3,8 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from gpt2.distributed import World, whole
 from gpt2.optim.optimizer import Optimizer
 from gpt2.runtime import is_out_of_memory
 from gpt2.training.averaging import Averaging
+from gpt2.training.batch import Batch, Loader
 from gpt2.training.guard import PASSED_OVER_AT_MOST, DivergedError, Guard
 from gpt2.training.metrics import Record
 from gpt2.training.plan import Plan
@@ -31,39 +31,8 @@ class _MemoryEnded(Exception):  # noqa: N818 - the step is made again
     """In one of the processes, and all know of it."""
 
 
-class Loader(Protocol):
-    """Gives batches in an order that is a formula of its state."""
-
-    @property
-    def epoch(self) -> float:
-        """Passes over the data done, a fraction."""
-        ...
-
-    def next_batch(self) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of this process's part of the next batch, each of shape (B/W, T)."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """What continues the order from here."""
-        ...
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from there."""
-        ...
-
-
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Inputs and targets, each (B, T) → sum of the loss over counted targets, and their number."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """A batch on its way to the device, and where the data stands after it."""
-
-    inputs: Tensor
-    targets: Tensor
-    loader: dict[str, Any]
-    epoch: float
 
 
 class Trainer:
@@ -125,10 +94,12 @@ class Trainer:
         self.epoch = loader.epoch
         """Passes over the data that have reached the weights, a fraction."""
         self.device = next(model.parameters()).device
-        self._ahead: _Batch | None = None
+        self._ahead: Batch | None = None
         self._summing = False
         """Whether gradients are being summed: the others wait for this process's."""
-        self._rehearsals = REHEARSALS if self.world.size > 1 and plan.independent else 0
+        self._summed = self.world.size == 1 or not plan.independent
+        """Whether gradients have been summed once, or are not summed in buckets."""
+        self._rehearsals = 0 if self._summed else REHEARSALS
         self._loader_state = loader.state()
 
     def train_step(self) -> Record:
@@ -189,21 +160,27 @@ class Trainer:
                 raise StopWished
             yield batch
 
-    def _fetch(self) -> _Batch:
+    def _fetch(self) -> Batch:
         inputs, targets = self.loader.next_batch()  # (B/W, T)
         if self.device.type == "cuda":
             inputs = inputs.pin_memory().to(self.device, non_blocking=True)
             targets = targets.pin_memory().to(self.device, non_blocking=True)
         else:
             inputs, targets = inputs.to(self.device), targets.to(self.device)
-        return _Batch(inputs, targets, self.loader.state(), self.loader.epoch)
+        return Batch(inputs, targets, self.loader.state(), self.loader.epoch)
 
-    def _gradient_that_fits(self, batch: _Batch) -> tuple[float, float, float, int]:
+    def _gradient_that_fits(self, batch: Batch) -> tuple[float, float, float, int]:
         """`_gradient`; where memory ends on the way, once more from the batch's beginning in halved micro-batches.
 
         Of several processes all begin again, if memory ends in one in a forward pass: they meet at its end, when there
         are as many activations as ever; before each backward pass where they compute together, else before the last.
         """
+        if not self._summed:
+            # After its first sum DDP puts gradients into other buckets, and in these more than two numbers are added in
+            # another order. A run that goes on begins with the ones of its beginning: so no step of any run does.
+            self._sum_of_little(batch)
+            self._forget_gradient()
+            self._summed = True
         while True:
             self._summing = False
             try:
@@ -232,7 +209,7 @@ class Trainer:
         # On the CPU, whatever the device: its queue is not waited for.
         return self.world.sum(torch.tensor(int(ended))).item() > 0
 
-    def _sum_of_little(self, batch: _Batch) -> None:
+    def _sum_of_little(self, batch: Batch) -> None:
         """A sum of gradients that takes next to no memory: where the last forward pass was begun, one is due."""
         with self.plan.autocast():
             total, _ = self.once(batch.inputs[:1], batch.targets[:1])
@@ -244,7 +221,7 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
 
-    def _rehearse(self, batch: _Batch) -> None:
+    def _rehearse(self, batch: Batch) -> None:
         """Go through a batch of one part before others wait for its gradient: memory that ends then ends the run.
 
         Where there are several parts, the ones before the last show whether memory suffices.
@@ -256,9 +233,9 @@ class Trainer:
         self._forget_gradient()
         self._rehearsals -= 1
 
-    def _gradient(self, batch: _Batch) -> tuple[float, float, float, int]:
+    def _gradient(self, batch: Batch) -> tuple[float, float, float, int]:
         """Leave the mean loss's gradient in the weights: the loss, the gradient's norm, tokens counted, and read."""
-        if self._rehearsals and len(batch.inputs) <= self.micro_batch_size:
+        if self._rehearsals and 1 < len(batch.inputs) <= self.micro_batch_size:
             self._rehearse(batch)
         # Each process drops other activations than its neighbours, and the same ones whenever it makes this step.
         torch.manual_seed(self.plan.step_seed(self.step) + self.world.rank)
