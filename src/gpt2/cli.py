@@ -50,7 +50,7 @@ def _train(argv: Sequence[str]) -> Ready:
         from_file = read_run(path) if path.suffix == ".json" else read_toml(path)
         alone = validate(Settings, from_file, origin=str(path))
         if path.suffix != ".json":
-            require_effect(from_file, alone.optim, alone.schedule, origin=str(path))
+            require_effect(_unless_typed(from_file, typed), alone.optim, alone.schedule, origin=str(path))
         if alone.tuning is not None:
             raise ConfigError(
                 f"{path} is the record of a tuned run; gpt2 train repeats runs on text.",
@@ -78,6 +78,11 @@ def _laid_over(from_file: dict[str, Any], typed: dict[str, Any]) -> dict[str, An
         schedule = {name: value for name, value in from_file.get("schedule", {}).items() if name != "replans"}
         from_file = {**from_file, "train": train, "schedule": schedule}
     return overlay(from_file, typed)
+
+
+def _unless_typed(from_file: dict[str, Any], typed: dict[str, Any]) -> dict[str, Any]:
+    """A file's sections but those of which another kind was typed: their settings may be for that, or for their own."""
+    return {section: values for section, values in from_file.items() if "name" not in typed.get(section, {})}
 
 
 def _named_after(config: str | None) -> str | None:
@@ -145,7 +150,7 @@ def _tune(argv: Sequence[str]) -> Ready:
     if config is not None:
         from_file = read_toml(Path(config))
         alone = validate(TuneSettings, overlay(from_file, {"base": settings.base}), origin=config)
-        require_effect(from_file, alone.optim, alone.schedule, origin=config)
+        require_effect(_unless_typed(from_file, typed), alone.optim, alone.schedule, origin=config)
         settings = validate(TuneSettings, _laid_over(from_file, typed))
     require_one_length(settings.train)
     require_effect(typed, settings.optim, settings.schedule)

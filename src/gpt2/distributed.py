@@ -135,21 +135,22 @@ def joined(world: World, cuda: bool) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def _met(world: World) -> dist.Store:
+def _met(world: World) -> dist.Store:  # pyright: ignore[reportPrivateImportUsage]
     """What all processes write into and read from, once all of them are here.
 
     PyTorch would wait for the others where no signal is heard: Ctrl-C while one of them was still being imported ended
     that one, and left the others waiting.
     """
     lies_with_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = dist.TCPStore(
+    store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         world.size,
         is_master=world.rank == 0 and not lies_with_torchrun,
         wait_for_workers=False,
     )
-    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    attempt = f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+    store = dist.PrefixStore(attempt, store)  # pyright: ignore[reportPrivateImportUsage]
     store.set(f"{world.rank}", "here")
     while not store.check([f"{rank}" for rank in range(world.size)]):
         time.sleep(0.02)

@@ -284,6 +284,26 @@ def test_an_unknown_option_names_the_nearest(cli: Cli, argv: tuple[str, ...], sa
     wrong(cli(*argv), said)
 
 
+def test_what_does_nothing_in_a_file(cli: Cli, workplace: Path) -> None:
+    (workplace / "notes.txt").write_text(make_text(600))
+    (workplace / "plain.toml").write_text("[schedule]\ncooldown = 0.2\n")
+    command = ("train", "notes.txt", "--config", "plain.toml")
+    wrong(cli(*command), "plain.toml: schedule.cooldown does nothing with schedule.name linear.")
+    assert cli(*command, *QUICK, "--schedule.name", "wsd").code == 0
+    (workplace / "wsd.toml").write_text('[schedule]\nname = "wsd"\ncooldown = 0.2\n')
+    assert cli("train", "notes.txt", "--config", "wsd.toml", *QUICK, "--schedule.name", "linear").code == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b'run = "\xc4"', "Save it as UTF-8."), (b"[train", "Mend that line."), (None, "Give the path of a TOML file.")],
+)
+def test_a_configuration_that_cannot_be_read(cli: Cli, workplace: Path, content: bytes | None, said: str) -> None:
+    path = workplace / "it.toml"
+    path.mkdir() if content is None else path.write_bytes(content)
+    wrong(cli("train", "--config", "it.toml"), said)
+
+
 def test_characters_that_cannot_be_spelled_are_named(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = cli("generate", "small", "The Ωmega§", "--max-tokens", "3")
     assert answer.code == 0

@@ -202,8 +202,8 @@ def prepare_for_long() -> None:
 
     init = dist.init_process_group
 
-    def hasty(backend: str) -> None:
-        init(backend, timeout=timedelta(seconds=6))
+    def hasty(backend: str, **how: Any) -> None:
+        init(backend, timeout=timedelta(seconds=6), **how)
 
     def prepare(*arguments: object) -> None:
         time.sleep(8)

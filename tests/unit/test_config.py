@@ -33,6 +33,8 @@ def test_only_what_was_typed_overrides_the_file() -> None:
     ("values", "said"),
     [
         ({"train": {"step": 3}}, "There is no setting train.step.\nDid you mean train.steps?"),
+        ({"train": {"steps": True}}, "train.steps: a number or text is needed, not true."),
+        ({"train": 3}, ": a table of settings is needed, [train], not 3."),
         ({"trian": {}}, "There is no setting trian.\nDid you mean train?"),
         ({"train": {"steps": "x"}}, "train.steps: a whole number is needed, not 'x'."),
         ({"train": {"steps": 0}}, "train.steps: must be greater than or equal to 1, not 0."),

@@ -42,8 +42,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         there = sorted(str(file) for file in path.parent.glob("*.toml") if file.name != "pyproject.toml")
         fix = f"There are: {', '.join(there)}." if there else "Give the path of a TOML file."
         raise ConfigError(f"No configuration file {path}.", fix) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} cannot be read as TOML: {error}.", "Mend that line.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8, as TOML is: byte {error.start:,}.", "Save it as UTF-8.") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.", "Give the path of a TOML file.") from None
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -133,5 +137,6 @@ def _problem(schema: type[BaseModel], problem: Any, typed: bool) -> tuple[str, s
         "bool_parsing": "true or false is needed",
         "missing": "is needed",
         "string_too_short": "something is needed",
+        "model_type": f"a table of settings is needed, [{'.'.join(named)}]",
     }.get(problem["type"], message.replace("Input should be", "must be"))
     return f"{name}: {wanted}" + (f", not {given!r}." if problem["type"] != "missing" else "."), ""

@@ -1,9 +1,9 @@
 """Every setting of a run: typed, bounded, described, its unit named. A value of None is chosen from the data."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 PresetName = Literal[
     "gpt2-nano", "gpt2-micro", "gpt2-mini", "gpt2-midi", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"
@@ -22,6 +22,17 @@ class Section(BaseModel):
 
     # Validators are compiled at the first value, not at import: help needs none, and they take a tenth of a second.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number(cls, value: Any, about: ValidationInfo) -> Any:
+        """True is no 1."""
+        if isinstance(value, bool) and bool not in (
+            kind := cls.model_fields[about.field_name or ""].annotation,
+            *get_args(kind),
+        ):
+            raise ValueError(f"a number or text is needed, not {str(value).lower()}")
+        return value
 
 
 class ModelSettings(Section):
@@ -272,7 +283,7 @@ class Settings(Section):
     def _known_tokenizer(cls, value: str) -> str:
         if value in ("auto", "gpt2", "char"):
             return value
-        match = re.fullmatch(r"bpe:(\d{1,7})", value)
+        match = re.fullmatch(r"bpe:(\d{1,99})", value)
         if match is None:
             raise ValueError(f"{value!r} is no tokenizer: choose auto, gpt2, char or bpe:N, such as bpe:4096")
         if not 257 <= int(match[1]) <= 200_000:
