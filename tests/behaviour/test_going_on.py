@@ -243,6 +243,19 @@ def test_what_is_refused_changes_nothing(cli: Cli, halted_here: Path, workplace:
     assert not list(workplace.glob("runs/first-*"))
 
 
+def test_a_fork_that_has_saved_nothing_yet_needs_the_other_run_no_more(
+    cli: Cli, halted: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("gpt2.recipes.resume.go", lambda *arguments: None)
+        assert cli("train", "--fork", "first", "--train.steps", "4").code == 0
+    for old in (halted / "checkpoints").iterdir():
+        shutil.rmtree(old)  # as a run does that goes on
+    answer = cli("train", "--resume", "first-fork")
+    assert answer.code == 0, answer.err
+    assert [record.step for record in read_metrics(workplace / "runs/first-fork/metrics.jsonl")] == [21, 22, 23, 24]
+
+
 def test_a_fork_of_a_complete_run_asks_how_long(cli: Cli, halted: Path, workplace: Path) -> None:
     assert cli("train", "--resume", "first").code == 0
     answer = cli("train", "--fork", "first")

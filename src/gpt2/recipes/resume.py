@@ -158,6 +158,7 @@ def fork(name: str, typed: Mapping[str, Any], started: float) -> None:
         begun = _continued(folder, record, source.folder)
         take(folder, stack)
         write_json(folder / "run.json", record)
+        begun["resumed"] = str(checkpoint.adopt(source.folder, folder, at))
         say(f"{folder} begins where {source.folder} stands, at step {at:,}.")
         begun["deadline"] = started + 60 * minutes if minutes is not None else None
         return begun

@@ -104,6 +104,34 @@ def save(
     return folder
 
 
+def adopt(other: Path, run_folder: Path, step: int) -> Path:
+    """Put another run's checkpoint among a run's own, so that it does not go when that run removes it.
+
+    Args:
+        other: its folder. The files are the same ones, where the file system can do that; else they are copied.
+        run_folder: the run's folder; the caller holds its lock.
+        step: optimizer steps done.
+
+    Raises:
+        CheckpointError: it is no longer whole.
+        OSError: the disk is full or cannot be written.
+    """
+    folder = run_folder / "checkpoints" / f"step-{step:08d}"
+    try:
+        with atomic_folder(folder) as temporary:
+            for path in other.iterdir():
+                try:
+                    os.link(path, temporary / path.name)
+                except FileNotFoundError:
+                    raise
+                except OSError:
+                    shutil.copyfile(path, temporary / path.name)
+    except FileNotFoundError:
+        raise CheckpointError(f"{other} was removed by its run meanwhile.", "Repeat the command.") from None
+    verify(folder)
+    return folder
+
+
 def require_room(folder: Path, expected_bytes: int) -> None:
     """Stop where a checkpoint of about so many bytes would fill the disk.
 
