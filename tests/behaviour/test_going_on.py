@@ -22,6 +22,7 @@ from gpt2.files import read_json, write_json
 from gpt2.model.budget import Choice
 from gpt2.recipes import in_time
 from gpt2.training import checkpoint
+from gpt2.training.metrics import read_metrics
 from gpt2.training.trainer import Trainer
 
 Cli = Callable[..., Answer]

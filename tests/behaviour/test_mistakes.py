@@ -616,7 +616,7 @@ def test_memory_that_ends_is_said_and_halves_the_micro_batch(
     answer = cli("train", "a.txt", "--run", "small", *SMALL, "--train.steps", "3")
     assert answer.code == 0
     assert "Memory ended" in answer.err
-    assert read_json(workplace / "runs/small/run.json")["settings"]["train"]["micro_batch_size"] == 2
+    assert read_json(workplace / "runs/small/run.json")["settings"]["train"]["shrunk"][-1] == [0, 2]
     room = 0
     answer = cli("train", "a.txt", "--run", "none", *SMALL, "--train.steps", "3")
     assert answer.code == 2

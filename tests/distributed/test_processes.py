@@ -120,7 +120,7 @@ def test_where_memory_ends_in_one_process_all_make_the_step_again(
     said = trained(zygote, workplace, "notes.txt", "--run", "tight", *options, processes=2, before=where)
     assert said.count("The step is made again") == 2  # with 2 at once, and with 1
     assert losses(workplace / "runs/tight") == pytest.approx(losses(workplace / "runs/roomy"), rel=1e-6)
-    assert read_json(workplace / "runs/tight/run.json")["settings"]["train"]["micro_batch_size"] == 1
+    assert read_json(workplace / "runs/tight/run.json")["settings"]["train"]["shrunk"] == [[4, 2], [4, 1]]
 
 
 def test_a_batch_in_one_part_that_memory_is_too_small_for_is_met_before_others_wait_for_its_gradient(
@@ -147,7 +147,7 @@ def test_where_memory_ends_in_the_middle_of_a_sum_all_end_and_it_is_said_what_to
     assert "Traceback" not in ended["said"], ended["said"]
     trained(zygote, workplace, "--resume", "tight", processes=2)
     settings = read_json(workplace / "runs/tight/checkpoints/step-00000020/run.json")["settings"]
-    assert settings["train"]["micro_batch_size"] == 2
+    assert settings["train"]["shrunk"] == [[4, 2]]
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

@@ -109,6 +109,11 @@ class TrainSettings(Section):
     micro_batch_size: Count | None = Field(
         default=None, description="sequences in memory at once, gradients accumulated; else as many as fit the estimate"
     )
+    shrunk: tuple[tuple[int, int], ...] = Field(
+        default=(),
+        description="(step, sequences in memory at once from there on): where memory ended",
+        json_schema_extra=NOT_TYPED,
+    )
     eval_every: Count | None = Field(
         default=None,
         description="steps between validations, besides the end of each epoch of 5 steps and more; else a twentieth of "

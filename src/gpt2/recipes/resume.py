@@ -184,7 +184,8 @@ def _of_fork(before: Settings, typed: Mapping[str, Any]) -> tuple[Settings, int 
     train = validate(Settings, {"train": length}).train
     if len(length) > 1 or train.epochs is not None:
         raise ConfigError("A fork's length is given once, from here on.", "Give --train.steps or --train.minutes.")
-    settings = validate(Settings, overlay(base, {**typed, "train": own}))
+    anew = {"shrunk": ()} if "micro_batch_size" in own else {}
+    settings = validate(Settings, overlay(base, {**typed, "train": {**own, **anew}}))
     shapes = [s.model.model_dump(exclude={"dropout", "preset"}) for s in (settings, before)]
     if shapes[0] != shapes[1] or settings.tokenizer != before.tokenizer:
         raise ConfigError(

@@ -91,6 +91,7 @@ def run(job: Job) -> None:
         guard=Guard(train.spike_sigma),
         plan=Plan(
             micro_batch_size=train.micro_batch_size,
+            shrunk=train.shrunk,
             grad_clip=train.grad_clip,
             step_seed=lambda step: derive_seed(train.seed, "dropout", step),
             autocast=precision,
@@ -101,7 +102,7 @@ def run(job: Job) -> None:
         started=job.started,
         world=world,
         wish=lambda: stop.received is not None,
-        shrunk=lambda size: _shrink(job, size),
+        shrunk=lambda step, size: _shrink(job, step, size),
         averaging=Averaging(optimizers, functools.partial(mean_share, settings=settings.schedule)),
     )
     progress = Progress()
@@ -279,16 +280,16 @@ def _task(job: Job) -> Task:
     return kind(job.folder, job.settings, job.prepared, job.world)
 
 
-def _shrink(job: Job, micro_batch_size: int) -> None:
+def _shrink(job: Job, step: int, micro_batch_size: int) -> None:
     """Memory ended: smaller micro-batches from here on."""
     if job.world.is_main:
-        _keep_micro_batch(job, micro_batch_size)
+        _keep_micro_batch(job, step, micro_batch_size)
     warn(f"Memory ended. The step is made again, with {micro_batch_size} at once; the batch stays as it is.")
 
 
-def _keep_micro_batch(job: Job, size: int) -> None:
-    """In run.json, so that a resumed run has the same."""
-    job.record["settings"]["train"]["micro_batch_size"] = size
+def _keep_micro_batch(job: Job, step: int, size: int) -> None:
+    """In run.json, so that a resumed run has the same from the same step on."""
+    job.record["settings"]["train"].setdefault("shrunk", []).append((step, size))
     standing.write(job.folder, "run.json", job.record)
 
 
@@ -302,7 +303,7 @@ def _out_of_memory(job: Job, trainer: Trainer) -> RunError:
     if size == 1:
         return RunError(what, "Choose a smaller --model.context-length or --model.preset.")
     half = (size + 1) // 2
-    _keep_micro_batch(job, half)
+    _keep_micro_batch(job, trainer.step, half)
     more = f"gpt2 train --resume {job.folder}"
     return RunError(what, f"Go on with --train.micro-batch-size {half}, which stands in run.json now: {more}")
 

@@ -49,7 +49,7 @@ class Trainer:
         started: `time.monotonic()` when the command began.
         world: the processes that train together.
         wish: whether this process has been asked to stop; see `stop_wished`.
-        shrunk: is told of a smaller micro-batch.
+        shrunk: is told of a smaller micro-batch: steps made before, and its size.
         averaging: what is measured and saved in place of the last weights; else these.
         once: the objective for a batch of a size that does not come again, which nothing is to be compiled for.
     """
@@ -66,7 +66,7 @@ class Trainer:
         started: float,
         world: World | None = None,
         wish: Callable[[], bool] = lambda: False,
-        shrunk: Callable[[int], None] = lambda size: None,
+        shrunk: Callable[[int, int], None] = lambda step, size: None,
         averaging: Averaging | None = None,
         once: Objective | None = None,
     ) -> None:
@@ -83,8 +83,7 @@ class Trainer:
         self.wish = wish
         self.shrunk = shrunk
         self.averaging = averaging or Averaging(optimizers, lambda step: 0.0)
-        self.micro_batch_size = plan.micro_batch_size
-        """Sequences in memory at once: halved where memory ends."""
+        self._sizes = [(0, plan.micro_batch_size), *plan.shrunk]
         self.stop_wished = False
         """Whether any process has been asked to stop, as of the last time that all looked: the same in all of them."""
         self.objection = ""
@@ -143,6 +142,11 @@ class Trainer:
         )
 
     @property
+    def micro_batch_size(self) -> int:
+        """Sequences in memory at once: halved where memory ends. A step that is made again has as many as before."""
+        return min(size for step, size in self._sizes if step <= self.step)
+
+    @property
     def seconds(self) -> float:
         """Since the command began."""
         return round(time.monotonic() - self.started, 3)
@@ -199,8 +203,8 @@ class Trainer:
             if self.world.size > 1:
                 self._sum_of_little(batch)
             self._forget_gradient()
-            self.micro_batch_size = (min(self.micro_batch_size, len(batch.inputs)) + 1) // 2
-            self.shrunk(self.micro_batch_size)
+            self._sizes.append((self.step, (min(self.micro_batch_size, len(batch.inputs)) + 1) // 2))
+            self.shrunk(*self._sizes[-1])
 
     def _meet(self, ended: bool) -> bool:
         """Whether memory has ended in any process; each says so of itself."""
