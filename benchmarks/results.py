@@ -7,6 +7,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 MARK = "<!-- {} -->"
+ABOUT = (
+    "`make bench` writes this, and `benchmarks/step.py --device cuda` the section of a GPU; ratios are of the same",
+    "run, both sides in turn. *Remarks* are kept by hand: what the same commands wrote on other machines.",
+)
 
 
 def machine() -> str:
@@ -25,7 +29,7 @@ def write_section(key: str, title: str, lines: list[str], path: Path = HERE / "R
     """Put a section into RESULTS.md, in place of what stood there under the same key."""
     sections = _sections(path.read_text(encoding="utf-8")) if path.exists() else {}
     sections[key] = "\n".join([f"## {title}", "", *lines]).strip()
-    page = ["# Results", "", "`make bench` measures all of this; ratios are of the same run, both sides in turn."]
+    page = ["# Results", "", *ABOUT]
     for name in sorted(sections):
         page += ["", MARK.format(name), sections[name]]
     path.write_text("\n".join(page) + "\n", encoding="utf-8")

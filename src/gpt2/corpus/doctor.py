@@ -121,11 +121,13 @@ def require_enough(stats: Stats, context_length: int) -> None:
             )
         if part.tokens < needed:
             most = min(stats.train.tokens, stats.validation.tokens) // 4
+            share_is_small = name == "validation" and stats.train.tokens > 10 * needed
+            remedy = "Give it a larger share (--data.validation), or more text" if share_is_small else "Give more text"
             raise DataError(
                 f"The {name} part has {part.tokens:,} token{'s' * (part.tokens != 1)}; "
                 f"one window of --model.context-length {context_length} "
                 f"needs {needed:,}.",
-                "Give more text"
+                remedy
                 + (f", or --model.context-length {most} at most: four windows in each part." if most >= 2 else "."),
             )
 

@@ -50,7 +50,8 @@ def _header(vocab_size: int, tokenizer_fingerprint: str, tokens: int, documents:
 
 def unusable(folder: Path, what: str) -> DataError:
     """Prepared data that is not as it was written."""
-    return DataError(what, f"Remove {folder}, and repeat the command: what is in it is made again from the sources.")
+    fix = f"Remove {folder}, and repeat the command, or --resume the run: it is made again from the sources."
+    return DataError(what, fix)
 
 
 class ShardWriter:

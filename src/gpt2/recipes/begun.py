@@ -9,6 +9,7 @@ import torch
 
 from gpt2 import __version__
 from gpt2.config.schema import Settings
+from gpt2.console import say
 from gpt2.corpus.conversations import Conversations
 from gpt2.corpus.prepare import Prepared, open_prepared
 from gpt2.corpus.sources import Sources
@@ -19,6 +20,7 @@ from gpt2.recipes.record import read_status
 from gpt2.recipes.run import Job, run
 from gpt2.recipes.settled import adapted
 from gpt2.runtime import environment, pick_device
+from gpt2.signals import Signalled
 from gpt2.training import checkpoint
 
 
@@ -42,7 +44,14 @@ def go(begun: Begun | None, started: float, world: World) -> None:
     settings = Settings.model_validate(begun["record"]["settings"])
     settings = adapted(settings, pick_device(settings.train.device, world.local_rank if world.size > 1 else None))
     begun["record"]["settings"]["train"]["precision"] = settings.train.precision
-    run(Job(Path(begun["folder"]), settings, prepared, begun["record"], resumed, started, world, begun["deadline"]))
+    folder = Path(begun["folder"])
+    try:
+        run(Job(folder, settings, prepared, begun["record"], resumed, started, world, begun["deadline"]))
+    except (KeyboardInterrupt, Signalled) as stopped:
+        if checkpoint.list_checkpoints(folder):
+            raise
+        say(f"Stopped before the first step. Go on with: gpt2 train --resume {folder}", style="bold")
+        raise SystemExit(stopped.code if isinstance(stopped, Signalled) else 130) from None
 
 
 def new_record(
