@@ -23,6 +23,21 @@ Cli = Callable[..., Answer]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
 
+def test_a_run_that_is_stopped_before_its_first_step_says_how_to_go_on(
+    cli: Cli, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(job: object) -> None:
+        raise KeyboardInterrupt
+
+    (workplace / "notes.txt").write_text(make_text(600))
+    with monkeypatch.context() as patched:
+        patched.setattr("gpt2.recipes.begun.run", stopped)
+        answer = cli("train", "notes.txt", "--run", "small", *SMALL, "--train.steps", "2")
+    assert answer.code == 130
+    assert "Stopped before the first step. Go on with: gpt2 train --resume runs/small" in answer.err
+    assert cli("train", "--resume", "runs/small").code == 0
+
+
 @pytest.mark.parametrize(
     ("module", "number"),
     [
