@@ -290,6 +290,9 @@ def disk_error(error: OSError, doing: str = "") -> UserError:
         folder = path if path is None or path.is_dir() else path.parent
         look = "Work" if folder is None else f"See who may write there (ls -ld {folder}), or work"
         return UserError(f"No permission{where}: {error.strerror}.", f"{look} in a folder that is yours to write.")
+    in_the_way = next((part for part in (path, *path.parents) if part.is_file()), None) if path else None
+    if error.errno in (errno.ENOTDIR, errno.EEXIST) and in_the_way:
+        return UserError(f"{in_the_way} is a file, where a folder is needed.", "Move it, or work in another folder.")
     return UserError(
         f"The system refused{where}: {error.strerror or error}.", "Choose another place for it." if doing else ""
     )

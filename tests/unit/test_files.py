@@ -211,6 +211,13 @@ def test_what_cannot_be_written_is_named_in_full(tmp_path: Path) -> None:
     assert "another place" in disk_error(OSError(errno.ENAMETOOLONG, "File name too long", "x"), "writing x").fix
 
 
+def test_a_file_where_a_folder_is_needed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    with pytest.raises(OSError, match=r"Not a directory|File exists") as refused:
+        write_json(tmp_path / "runs/.prepared/x.json", 1)
+    assert disk_error(refused.value).what == f"{tmp_path / 'runs'} is a file, where a folder is needed."
+
+
 def test_a_full_disk_keeps_its_numbers_and_claims_nothing() -> None:
     known = disk_error(OSError(errno.ENOSPC, "12 MB free, about 90 MB needed", "runs/x"), "saving")
     assert "12 MB free, about 90 MB needed" in known.what
