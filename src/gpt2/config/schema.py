@@ -25,8 +25,8 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_number(cls, value: Any, about: ValidationInfo) -> Any:
-        """True is no 1."""
+    def _true_is_no_number(cls, value: Any, about: ValidationInfo) -> Any:
+        """Python and pydantic take it for 1."""
         if isinstance(value, bool) and bool not in (
             kind := cls.model_fields[about.field_name or ""].annotation,
             *get_args(kind),

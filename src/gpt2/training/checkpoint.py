@@ -127,7 +127,9 @@ def adopt(other: Path, run_folder: Path, step: int) -> Path:
                 except OSError:
                     shutil.copyfile(path, temporary / path.name)
     except FileNotFoundError:
-        raise CheckpointError(f"{other} was removed by its run meanwhile.", "Repeat the command.") from None
+        raise CheckpointError(
+            f"{other} was removed by its run meanwhile.", "Fork that run again, with another --run NAME."
+        ) from None
     verify(folder)
     return folder
 
